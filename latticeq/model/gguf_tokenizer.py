@@ -1,0 +1,222 @@
+"""Rebuild a Hugging Face tokenizer from the vocabulary and merges inside a GGUF file.
+
+GGUF keeps tokens, their types and merges, but names the pre-tokenizer with one word
+(``tokenizer.ggml.pre``), so each word supported here carries the settings of the model family's own
+``tokenizer.json``. Any other word is refused: a wrong split gives wrong tokens without any warning.
+
+References
+----------
+.. [1] ggml-org/ggml, docs/gguf.md, section "Tokenizer".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, processors
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+from latticeq.errors import FormatError
+
+__all__ = ["SpecialTokens", "build_tokenizer", "special_tokens", "tokenizer_config"]
+
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # llama.cpp's token types that are matched whole
+
+# contraction | letters, one sign before | digits, so many at once | signs | line ends | space
+_TIKTOKEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What ``tokenizer.ggml.pre`` leaves unsaid about a family's tokenizer."""
+
+    pre_tokenizer: Any
+    normalizer: Any = None
+    ignore_merges: bool = False
+    adds_bos: bool = False
+
+
+def _split(digits: str) -> Any:
+    pattern = Regex(_TIKTOKEN.format(digits=digits))
+    return Sequence(
+        [
+            Split(pattern, behavior="isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _family(word: str) -> _Family:
+    gpt2 = ByteLevel(add_prefix_space=False, use_regex=True)
+    if word == "gpt-2":
+        return _Family(gpt2)
+    if word == "smollm":
+        return _Family(Sequence([Digits(individual_digits=True), gpt2]))
+    if word == "llama-bpe":
+        return _Family(_split("{1,3}"), ignore_merges=True, adds_bos=True)
+    if word == "qwen2":
+        return _Family(_split(""), normalizer=normalizers.NFC())
+    raise FormatError(
+        f"tokenizer.ggml.pre is {word!r}; supported are gpt-2, smollm, llama-bpe and qwen2: "
+        "convert from the model's Hugging Face folder instead"
+    )
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens with a role, None where the file states none.
+
+    Attributes
+    ----------
+    bos, unk, pad : int or None
+    eos : tuple of int
+        Every token that ends a turn, the file's ``eos_token_id`` first.
+    """
+
+    bos: int | None
+    eos: tuple[int, ...]
+    unk: int | None
+    pad: int | None
+
+
+def special_tokens(metadata: Mapping[str, Any]) -> SpecialTokens:
+    """Read the ids of the tokens with a role.
+
+    Raises
+    ------
+    FormatError
+        If an id is no integer or outside the vocabulary.
+    """
+    ids = {
+        role: _token_id(metadata, f"tokenizer.ggml.{role}_token_id")
+        for role in ("bos", "eos", "eot", "eom", "unknown", "padding")
+    }
+    ends = (ids[role] for role in ("eos", "eot", "eom"))
+    eos = tuple(dict.fromkeys(end for end in ends if end is not None))
+    return SpecialTokens(ids["bos"], eos, ids["unknown"], ids["padding"])
+
+
+def _token_id(metadata: Mapping[str, Any], key: str) -> int | None:
+    value, n_tokens = metadata.get(key), len(_tokens(metadata))
+    if value is None:
+        return None
+    if not isinstance(value, int) or not 0 <= value < n_tokens:
+        raise FormatError(f"{key} is {value!r}; it must be a token id from 0 to {n_tokens - 1}")
+    return value
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise FormatError("tokenizer.ggml.tokens is missing; the file has no vocabulary")
+    return tokens
+
+
+def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Build the tokenizer that a GGUF file describes.
+
+    Parameters
+    ----------
+    metadata : mapping
+        `latticeq.storage.gguf.GGUFFile.metadata`.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        Byte-level BPE with the file's special tokens.
+
+    Raises
+    ------
+    FormatError
+        If the tokenizer is not a byte-level BPE with a known pre-tokenizer, or is inconsistent.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise FormatError(
+            f"tokenizer.ggml.model is {model!r}; only 'gpt2' (byte-level BPE) is supported: "
+            "convert from the model's Hugging Face folder instead"
+        )
+    family = _family(metadata.get("tokenizer.ggml.pre", "missing"))
+    tokens = _tokens(metadata)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise FormatError(f"the vocabulary of {len(tokens)} tokens has duplicates")
+    try:
+        bpe = BPE(vocabulary, _merges(metadata), ignore_merges=family.ignore_merges)
+    except Exception as error:  # the library raises bare Exception
+        raise FormatError(f"the vocabulary and merges do not fit together: {error}") from error
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = family.pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    if family.normalizer is not None:
+        tokenizer.normalizer = family.normalizer
+    tokenizer.add_tokens(_whole_tokens(metadata, tokens))
+    bos = special_tokens(metadata).bos
+    if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", family.adds_bos):
+        first = tokens[bos]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[first, "$A"], pair=[first, "$A", first, "$B"], special_tokens=[(first, bos)]
+        )
+    return tokenizer
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = metadata.get("tokenizer.ggml.merges")
+    if not isinstance(lines, list):
+        raise FormatError("tokenizer.ggml.merges is missing; byte-level BPE needs it")
+    merges = []
+    for line in lines:
+        left, space, right = line.partition(" ")  # a space inside a token is spelled U+0120
+        if not (left and space and right) or " " in right:
+            raise FormatError(f"tokenizer.ggml.merges has {line!r}, which is not a pair of tokens")
+        merges.append((left, right))
+    return merges
+
+
+def _whole_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[AddedToken]:
+    """Return the tokens that are matched in the text before BPE: control and user-defined ones."""
+    types = metadata.get("tokenizer.ggml.token_type")
+    if types is None or len(types) != len(tokens):
+        n_types = 0 if types is None else len(types)
+        raise FormatError(
+            f"tokenizer.ggml.token_type has {n_types} entries for {len(tokens)} tokens"
+        )
+    return [
+        AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+    ]
+
+
+def tokenizer_config(metadata: Mapping[str, Any], model_max_length: int) -> dict[str, Any]:
+    """Return the content of ``tokenizer_config.json``: roles, chat template, limits.
+
+    Parameters
+    ----------
+    metadata : mapping
+        `latticeq.storage.gguf.GGUFFile.metadata`.
+    model_max_length : int
+        The context length in tokens.
+    """
+    tokens, roles = _tokens(metadata), special_tokens(metadata)
+    family = _family(metadata.get("tokenizer.ggml.pre", "missing"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model_max_length,
+        "clean_up_tokenization_spaces": False,
+        "add_prefix_space": False,
+        "add_bos_token": bool(metadata.get("tokenizer.ggml.add_bos_token", family.adds_bos)),
+    }
+    eos = roles.eos[0] if roles.eos else None
+    for role, index in (("bos", roles.bos), ("eos", eos), ("unk", roles.unk), ("pad", roles.pad)):
+        if index is not None:
+            config[f"{role}_token"] = tokens[index]
+    if template := metadata.get("tokenizer.chat_template"):
+        config["chat_template"] = template
+    return config

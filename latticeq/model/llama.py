@@ -1,0 +1,304 @@
+"""The Llama forward pass, over linears of any kind.
+
+Each block, on the residual stream x of shape (T, D):
+
+- x += o_proj(attention(rope(q_proj(n)), rope(k_proj(n)), v_proj(n))),  n = rms_norm(x)
+- x += down_proj(silu(gate_proj(m)) * up_proj(m)),                      m = rms_norm(x)
+
+with pre-normalisation, rotary positions on queries and keys, H query heads that share G key-value
+heads, and a head that may be the embedding matrix. Linears carry a bias only where the architecture
+has one, so this one file serves Llama, Mistral and Qwen2.
+
+Token ids in, hidden states or logits out: no text and no files here. A `Block` runs on its own, so
+that calibration can stream through a model that does not fit in memory.
+
+Shape letters: T new tokens, S cached tokens, D model width, F feed-forward width, H heads, G kv
+heads, K head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from latticeq.errors import InputError
+from latticeq.linear.base import Linear, Table, apply_shared
+from latticeq.model.attention import attend
+from latticeq.model.cache import KVCache
+from latticeq.model.config import LlamaConfig
+from latticeq.model.kernels import nll_rows, rms_norm, rotate, swiglu
+from latticeq.model.rope import frequencies, rotary
+
+__all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama", "Observer"]
+
+Observer = Callable[[str, NDArray[np.float32]], None]
+"""Called with the name of a linear and its input (T, N), before the linear is applied."""
+
+BLOCK_LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
+
+_LOGITS_BYTES = 32 * 2**20  # of logits at a time where only their likelihood is wanted
+
+
+class Block:
+    """One layer: attention and feed-forward, each added to the residual stream.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+    linears : mapping of str to Linear
+        One for each name of `BLOCK_LINEARS`.
+    norms : mapping of str to (D,) float32
+        One for each name of `BLOCK_NORMS`.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        linears: Mapping[str, Linear],
+        norms: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        self.config = config
+        self.linears = dict(linears)
+        self.norms = dict(norms)
+        self._qkv = [linears[name] for name in BLOCK_LINEARS[:3]]
+        self._gate_up = [linears[name] for name in BLOCK_LINEARS[4:6]]
+
+    def __call__(
+        self,
+        x: NDArray[np.float32],
+        turns: tuple[NDArray[np.float32], NDArray[np.float32]],
+        cache: KVCache,
+        layer: int,
+        observe: Observer | None = None,
+    ) -> NDArray[np.float32]:
+        """Run over the next T tokens of a sequence.
+
+        Parameters
+        ----------
+        x : (T, D) float32
+            The residual stream; changed in place.
+        turns : pair of (T, K/2) float32
+            Cosine and sine at the tokens' positions, see `rotary`.
+        cache : KVCache
+            Keys and values of the tokens before; those of `x` are appended, not yet counted.
+        layer : int
+            This block's place in the cache.
+        observe : callable, optional
+            Called as ``observe(name, input)`` with the input of each linear; linears that share
+            one input are one call under the first's name. The input is only valid in the call.
+
+        Returns
+        -------
+        (T, D) float32
+            `x`.
+        """
+        config = self.config
+        n_tokens, heads = len(x), config.num_attention_heads
+        normed = np.empty_like(x)  # (T, D)
+        rms_norm(x, self.norms["input_layernorm"], config.rms_norm_eps, normed)
+        if observe:
+            observe("self_attn.q_proj", normed)
+        q, k, v = apply_shared(self._qkv, normed)  # (T, H K), (T, G K), (T, G K)
+        q = q.reshape(n_tokens, heads, config.head_dim)  # (T, H, K)
+        k = k.reshape(n_tokens, config.num_key_value_heads, config.head_dim)  # (T, G, K)
+        rotate(q, *turns)
+        rotate(k, *turns)
+        keys, values = cache.append(layer, k, v.reshape(k.shape))  # (G, K, S), (G, S, K)
+        mixed = attend(q, keys, values, cache.length)  # (T, H K)
+        if observe:
+            observe("self_attn.o_proj", mixed)
+        x += self.linears["self_attn.o_proj"](mixed)  # (T, D)
+
+        rms_norm(x, self.norms["post_attention_layernorm"], config.rms_norm_eps, normed)
+        if observe:
+            observe("mlp.gate_proj", normed)
+        gate, up = apply_shared(self._gate_up, normed)  # (T, F), (T, F)
+        swiglu(gate, up)
+        if observe:
+            observe("mlp.down_proj", gate)
+        x += self.linears["mlp.down_proj"](gate)  # (T, D)
+        return x
+
+    def run(
+        self, hidden: NDArray[np.float32], observe: Observer | None = None
+    ) -> NDArray[np.float32]:
+        """Run over one whole sequence, for calibration: nothing is kept.
+
+        Parameters
+        ----------
+        hidden : (T, D) float32
+            From the block before, or the embeddings; not changed.
+        observe : callable, optional
+            As in a call of the block.
+
+        Returns
+        -------
+        (T, D) float32
+        """
+        cache = KVCache(self.config, len(hidden), layers=1)
+        turns = rotary(frequencies(self.config), 0, len(hidden))
+        return self(hidden.copy(), turns, cache, 0, observe)
+
+
+class Llama:
+    """A model that maps token ids to logits.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+    embedding : Table
+        V x D.
+    blocks : sequence of Block
+    norm : (D,) float32
+        The last normalisation.
+    head : Linear
+        V x D; `embedding` itself if they are tied.
+    context : int, optional
+        The default size of a cache; the model's longest if omitted.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        embedding: Table,
+        blocks: Sequence[Block],
+        norm: NDArray[np.float32],
+        head: Linear,
+        context: int | None = None,
+    ) -> None:
+        self.config = config
+        self.embedding = embedding
+        self.blocks = list(blocks)
+        self.norm = norm
+        self.head = head
+        self.context = config.max_position_embeddings if context is None else context
+        self._turn = frequencies(config)  # (K/2,)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices; a tied head counts once."""
+        ends = {id(table): table.nbytes for table in (self.embedding, self.head)}
+        return sum(ends.values()) + sum(linear.nbytes for linear in self._block_linears())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Effective bits per weight over the linears of all blocks, with all side information."""
+        weights = sum(f.in_features * f.out_features for f in self._block_linears())
+        return 8 * sum(f.nbytes for f in self._block_linears()) / weights
+
+    @property
+    def dtype(self) -> str:
+        """How the matrices are stored: each dtype that occurs, joined by ``+``."""
+        tables: list[Linear] = [self.embedding, self.head]
+        return "+".join(sorted({f.dtype for f in [*self._block_linears(), *tables]}))
+
+    def _block_linears(self) -> list[Linear]:
+        return [linear for block in self.blocks for linear in block.linears.values()]
+
+    def new_cache(self, context: int | None = None) -> KVCache:
+        """Return an empty cache for `context` tokens, by default the model's ``context``."""
+        return KVCache(self.config, self.context if context is None else context)
+
+    def hidden(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
+        """Run the blocks over the next tokens of a sequence.
+
+        Parameters
+        ----------
+        ids : (T,) int
+            At least one token.
+        cache : KVCache
+            Holds the tokens before; the new ones are added.
+
+        Returns
+        -------
+        (T, D) float32
+            Hidden states after the last normalisation, which the head turns into logits.
+
+        Raises
+        ------
+        InputError
+            If an id is not in the vocabulary or the cache has no room.
+        """
+        tokens = self._checked(ids)
+        cache.check_room(len(tokens))
+        x = self.embedding.rows(tokens)  # (T, D)
+        turns = rotary(self._turn, cache.length, len(tokens))  # (T, K/2) each
+        for layer, block in enumerate(self.blocks):
+            x = block(x, turns, cache, layer)  # (T, D)
+        cache.advance(len(tokens))
+        normed = np.empty_like(x)  # (T, D)
+        rms_norm(x, self.norm, self.config.rms_norm_eps, normed)
+        return normed
+
+    def prefill(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
+        """Take in the next T tokens at once; return the logits after the last: (V,) float32."""
+        return self.head(self.hidden(ids, cache)[-1:])[0]
+
+    def decode_step(self, token: int, cache: KVCache) -> NDArray[np.float32]:
+        """Take in one token; return the logits after it: (V,) float32."""
+        return self.prefill([token], cache)
+
+    def logits(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Return the logits after every token of one sequence: (T,) int -> (T, V) float32.
+
+        All of them are in memory at once; `nll` is for long texts.
+        """
+        tokens = self._checked(ids)
+        return self.head(self.hidden(tokens, self.new_cache(len(tokens))))
+
+    def nll(self, hidden: NDArray[np.float32], targets: ArrayLike) -> NDArray[np.float64]:
+        """Return the negative log-likelihood of each target, in nats.
+
+        Parameters
+        ----------
+        hidden : (T, D) float32
+            From `hidden`.
+        targets : (T,) int
+            The token that followed each.
+
+        Returns
+        -------
+        (T,) float64
+
+        Notes
+        -----
+        Logits exist for a few rows at a time, never (T, V).
+        """
+        follow = self._checked(targets)
+        if len(follow) != len(hidden):
+            raise InputError(
+                f"{len(hidden)} hidden states and {len(follow)} targets were given; "
+                "each state needs the token that followed it"
+            )
+        step = max(1, _LOGITS_BYTES // (4 * self.config.vocab_size))
+        out = np.empty(len(hidden), np.float64)  # (T,)
+        for first in range(0, len(hidden), step):
+            rows = slice(first, first + step)
+            nll_rows(self.head(hidden[rows]), follow[rows], out[rows])
+        return out
+
+    def _checked(self, ids: ArrayLike) -> NDArray[np.int64]:
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or len(tokens) == 0 or tokens.dtype.kind not in "iu":
+            raise InputError(
+                f"ids are {tokens.dtype} of shape {tokens.shape}; they must be a sequence of at "
+                "least one integer"
+            )
+        vocabulary = self.config.vocab_size
+        if tokens.min() < 0 or tokens.max() >= vocabulary:
+            raise InputError(
+                f"ids run from {tokens.min()} to {tokens.max()}; the model's vocabulary has ids 0 "
+                f"to {vocabulary - 1}. Tokenizer and model must be of one folder"
+            )
+        return tokens.astype(np.int64)

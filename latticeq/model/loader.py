@@ -1,0 +1,243 @@
+"""From a Hugging Face folder to a running model, without copying the weights.
+
+Foreign names are mended in one place, `sanitize`; what a weight becomes is decided in one place,
+`make_linear`. Every tensor's presence and shape is checked before the first one is read. Matrices
+stay memory-mapped; normalisation weights and biases, a few kilobytes each, are converted to float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.errors import FormatError, InputError
+from latticeq.errors import context as error_context
+from latticeq.linear.base import Table
+from latticeq.linear.dense import DenseLinear
+from latticeq.model.config import LlamaConfig
+from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS, Block, Llama
+from latticeq.storage.safetensors import TensorFolder
+
+__all__ = [
+    "Weights",
+    "expected_tensors",
+    "load",
+    "load_block",
+    "load_config",
+    "load_embedding",
+    "make_linear",
+    "sanitize",
+]
+
+_FLOATS = ("F32", "F16", "BF16")
+
+
+def load(folder: str | Path, context: int | None = None) -> Llama:
+    """Load a model folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        With ``config.json`` and safetensors weights, single or sharded.
+    context : int, optional
+        The default context of caches; at most the model's ``max_position_embeddings``, which is
+        the default.
+
+    Raises
+    ------
+    FormatError
+        If a file is missing or damaged, or a tensor is missing, left over or of the wrong shape.
+    InputError
+        If the configuration is one that this forward pass does not do.
+    """
+    config = load_config(folder)
+    longest = config.max_position_embeddings
+    if context is not None and not 1 <= context <= longest:
+        raise InputError(
+            f"context is {context}; it must be from 1 to {longest}, the model's "
+            "max_position_embeddings"
+        )
+    weights = Weights(folder, config)
+    embedding = load_embedding(weights)
+    blocks = [load_block(weights, index) for index in range(config.num_hidden_layers)]
+    head = embedding if config.tie_word_embeddings else make_linear(weights, "lm_head")
+    return Llama(config, embedding, blocks, weights.float32("model.norm.weight"), head, context)
+
+
+def load_config(folder: str | Path) -> LlamaConfig:
+    """Read ``config.json``.
+
+    Raises
+    ------
+    FormatError
+        If it is missing, is not JSON, or describes weights quantized by other software.
+    InputError
+        If a field is not one that the forward pass can follow.
+    """
+    path = Path(folder) / "config.json"
+    with error_context(str(path)):
+        try:
+            values: Any = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise FormatError("is missing; give a Hugging Face model folder") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"cannot be read as JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise FormatError("is not a JSON object")
+        quantized = values.get("quantization_config")
+        if quantized is not None:
+            method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+            if method != "latticeq":
+                raise FormatError(
+                    f"has weights quantized by {method!r}; give the folder of the float model"
+                )
+        return LlamaConfig.from_dict(values)
+
+
+class Weights:
+    """The tensors of a folder under the names that this package uses, all checked.
+
+    Parameters
+    ----------
+    folder : str or Path
+    config : LlamaConfig
+
+    Raises
+    ------
+    FormatError
+        Naming a tensor that is missing, left over or of the wrong shape.
+    """
+
+    def __init__(self, folder: str | Path, config: LlamaConfig) -> None:
+        self.config = config
+        self.folder = TensorFolder(Path(folder))
+        self._stored = sanitize(self.folder.names, config)
+        self._shapes = expected_tensors(config)
+        for name, shape in self._shapes.items():
+            if name not in self._stored:
+                hint = "; set tie_word_embeddings if there is none" if "lm_head" in name else ""
+                raise FormatError(
+                    f"{self.folder.folder}: tensor {name} of shape {shape} is missing{hint}"
+                )
+            info = self.folder.info(self._stored[name])
+            if info.shape != shape:
+                raise FormatError(
+                    f"{info.path}: tensor {info.name} has shape {info.shape}; config.json makes it "
+                    f"{shape}"
+                )
+        for name in sorted(set(self._stored) - set(self._shapes)):
+            raise FormatError(
+                f"{self.folder.folder}: tensor {self._stored[name]} has no place in a "
+                f"{config.architecture}; config.json may belong to another model"
+            )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def float32(self, name: str) -> NDArray[np.float32]:
+        """Return a small tensor in float32, checked to be finite.
+
+        Raises
+        ------
+        FormatError
+            If it holds NaN or infinities.
+        """
+        stored = self._stored[name]
+        values = np.array(self.folder.float32(stored))
+        if not np.isfinite(values).all():
+            raise FormatError(
+                f"{self.folder.info(stored).path}: tensor {stored} holds NaN or infinite numbers"
+            )
+        return values
+
+    def matrix(self, name: str) -> NDArray[Any]:
+        """Return a matrix as stored (bfloat16 as uint16), mapped; other dtypes as float32."""
+        stored = self._stored[name]
+        if self.folder.info(stored).dtype in _FLOATS:
+            return self.folder.raw(stored)
+        return self.folder.float32(stored)
+
+
+def sanitize(names: Iterable[str], config: LlamaConfig) -> dict[str, str]:
+    """Map our names to those in a file, leaving out what the model does not need.
+
+    - rotary frequencies that old exports stored are dropped: `rope` computes them;
+    - a stored head is dropped where the configuration ties it to the embedding;
+    - exports of the bare model lack the prefix ``model.``.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Of the tensors in the file.
+    config : LlamaConfig
+
+    Returns
+    -------
+    dict of str to str
+    """
+    mapped = {}
+    for name in names:
+        if name.endswith("rotary_emb.inv_freq"):
+            continue
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        has_prefix = name.startswith(("model.", "lm_head."))
+        mapped[name if has_prefix else f"model.{name}"] = name
+    return mapped
+
+
+def expected_tensors(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor that a float model of this shape has."""
+    d, f, v = config.hidden_size, config.intermediate_size, config.vocab_size
+    hk = config.num_attention_heads * config.head_dim
+    gk = config.num_key_value_heads * config.head_dim
+    matrices = dict(
+        zip(BLOCK_LINEARS, [(hk, d), (gk, d), (gk, d), (d, hk), (f, d), (f, d), (d, f)], strict=True)
+    )
+    biased = [config.qkv_bias] * 3 + [config.o_bias] + [config.mlp_bias] * 3
+    expected: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d)}
+    for index in range(config.num_hidden_layers):
+        prefix = f"model.layers.{index}"
+        for (name, shape), has_bias in zip(matrices.items(), biased, strict=True):
+            expected[f"{prefix}.{name}.weight"] = shape
+            if has_bias:
+                expected[f"{prefix}.{name}.bias"] = shape[:1]
+        for name in BLOCK_NORMS:
+            expected[f"{prefix}.{name}.weight"] = (d,)
+    expected["model.norm.weight"] = (d,)
+    if not config.tie_word_embeddings:
+        expected["lm_head.weight"] = (v, d)
+    return expected
+
+
+def make_linear(weights: Weights, name: str) -> Table:
+    """Return the linear that a weight becomes.
+
+    Parameters
+    ----------
+    weights : Weights
+    name : str
+        Without ``.weight``, such as ``model.layers.0.mlp.up_proj``.
+    """
+    bias = weights.float32(f"{name}.bias") if f"{name}.bias" in weights else None
+    return DenseLinear(weights.matrix(f"{name}.weight"), bias)
+
+
+def load_embedding(weights: Weights) -> Table:
+    """Return the token embeddings, whose ``rows`` start the residual stream."""
+    return make_linear(weights, "model.embed_tokens")
+
+
+def load_block(weights: Weights, index: int) -> Block:
+    """Return one block; calibration streams through a model by loading one after the other."""
+    prefix = f"model.layers.{index}"
+    return Block(
+        weights.config,
+        {name: make_linear(weights, f"{prefix}.{name}") for name in BLOCK_LINEARS},
+        {name: weights.float32(f"{prefix}.{name}.weight") for name in BLOCK_NORMS},
+    )

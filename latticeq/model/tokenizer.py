@@ -1,0 +1,174 @@
+"""Text to token ids and back, and token ids to a stream of text.
+
+The `tokenizers` library does the work on the folder's ``tokenizer.json``. What is decided here is
+which ids end a generation, and when a piece of text may be shown: a token may end in the middle of
+a UTF-8 character, and a character is shown whole or not yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from latticeq.errors import FormatError, context
+
+__all__ = ["StreamDecoder", "Tokenizer"]
+
+_REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character, or not yet one
+
+
+class Tokenizer:
+    """The tokenizer of a model folder.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+    stop_ids : frozenset of int
+        Ids that end a generation.
+
+    See Also
+    --------
+    Tokenizer.from_folder : the usual way to make one.
+    """
+
+    def __init__(self, backend: Backend, stop_ids: frozenset[int]) -> None:
+        self._backend = backend
+        self.stop_ids = stop_ids
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Read ``tokenizer.json`` and the stop ids of a model folder.
+
+        The stop ids are those of ``generation_config.json``, else of ``config.json``, else the
+        ``eos_token`` of ``tokenizer_config.json``: chat models end a turn with a token that only
+        the first of these names.
+
+        Raises
+        ------
+        FormatError
+            If a file is missing or invalid, or no file names a stop id: generation would not end.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise FormatError(
+                f"{path} is missing; copy tokenizer.json, tokenizer_config.json and "
+                "generation_config.json from the original model into the folder"
+            )
+        with context(str(path)):
+            try:
+                backend = Backend.from_file(str(path))
+            except Exception as error:  # the library raises bare Exception
+                raise FormatError(f"is not a valid tokenizer: {error}") from error
+        # Both would silently change what is tokenized; this class promises the text as it is.
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend, _stop_ids(Path(folder), backend))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text; special tokens spelled in it become their ids.
+
+        No beginning-of-text token is added.
+        """
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids, special tokens spelled out.
+
+        Bytes that are no UTF-8 become U+FFFD.
+        """
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def stream(self) -> StreamDecoder:
+        """Return a decoder that turns one id after another into text."""
+        return StreamDecoder(self)
+
+
+class StreamDecoder:
+    """Turn one token id after another into text, never showing part of a character.
+
+    The concatenation of everything returned equals `Tokenizer.detokenize` of all ids.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+
+    Notes
+    -----
+    Ids are decoded in a window that begins one shown piece back, because some decoders treat the
+    first token of a text differently (they strip its leading space). A trailing run of U+FFFD may
+    still become characters, so it waits for the next token, or for `finish`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._n_context = 0  # ids at the window's start that only give context
+        self._n_shown = 0  # characters of the window's text that were returned
+
+    def push(self, token_id: int) -> str:
+        """Add an id and return the text that is certain now, often empty or one word."""
+        self._window.append(token_id)
+        text = self._tokenizer.detokenize(self._window)
+        certain = len(text.rstrip(_REPLACEMENT))
+        piece = text[self._n_shown : certain]
+        self._n_shown = max(self._n_shown, certain)
+        if certain == len(text):
+            # Everything is shown: the newest ids become the context, the older ones are done with.
+            self._window = self._window[self._n_context :]
+            self._n_context = len(self._window)
+            self._n_shown = len(self._tokenizer.detokenize(self._window))
+        return piece
+
+    def finish(self) -> str:
+        """Return what is left: U+FFFD for bytes that never became a character."""
+        text = self._tokenizer.detokenize(self._window)[self._n_shown :]
+        self._window, self._n_context, self._n_shown = [], 0, 0
+        return text
+
+
+def _stop_ids(folder: Path, backend: Backend) -> frozenset[int]:
+    for name in ("generation_config.json", "config.json"):
+        eos = _read_object(folder / name).get("eos_token_id")
+        if eos is None:
+            continue
+        ids = eos if isinstance(eos, list) else [eos]
+        for token_id in ids:
+            is_id = isinstance(token_id, int) and not isinstance(token_id, bool)
+            if not is_id or backend.id_to_token(token_id) is None:
+                raise FormatError(f"{folder / name}: eos_token_id is {eos!r}; it must be token ids")
+        if ids:
+            return frozenset(ids)
+    path = folder / "tokenizer_config.json"
+    eos = _read_object(path).get("eos_token")
+    token = eos.get("content") if isinstance(eos, dict) else eos
+    token_id = backend.token_to_id(token) if isinstance(token, str) else None
+    if token_id is None:
+        raise FormatError(
+            f"{folder}: no end token: neither generation_config.json nor config.json has "
+            "eos_token_id, and tokenizer_config.json names no known eos_token; copy these files "
+            "from the original model, or generation would never stop"
+        )
+    return frozenset([token_id])
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, empty if there is no such file."""
+    if not path.exists():
+        return {}
+    with context(str(path)):
+        try:
+            document = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"cannot be read as JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise FormatError("must hold a JSON object")
+        return document

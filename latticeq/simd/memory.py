@@ -1,0 +1,199 @@
+"""Words that move lanes from and to arrays, transposing 8-blocks on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.typing.templates import signature
+
+from latticeq.simd.lanes import (
+    DIM,
+    FROM_SCALAR,
+    LANES,
+    Builder,
+    Lanes,
+    Value,
+    join,
+    split,
+    word,
+)
+
+
+def _pointer(context: Any, builder: Builder, kind: Any, array: Value, first: Value) -> Value:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [first])
+
+
+def align(vector: ir.VectorType) -> int:
+    """Return the alignment that NumPy promises: that of one element."""
+    return 8 if isinstance(vector.element, ir.DoubleType) else 4
+
+
+def _load(builder: Builder, pointer: Value, vector: ir.VectorType, count: int) -> Value:
+    wide = ir.VectorType(vector.element, count)
+    loaded = builder.load(builder.bitcast(pointer, wide.as_pointer()))
+    loaded.align = align(vector)
+    return loaded
+
+
+
+
+@word(lambda array, first: np.array(array.reshape(-1)[first : first + LANES])[None])
+def load(_: Any, array: Any, first: Any) -> Any:
+    """Load sixteen consecutive elements of a contiguous array, from flat index `first`."""
+    result = Lanes(FROM_SCALAR[array.dtype], 1)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        return _load(builder, pointer, result.vector, LANES)
+
+    return signature(result, array, types.intp), codegen
+
+
+def _store_plain(array: Any, first: int, x: Any) -> None:
+    array.reshape(-1)[first : first + LANES] = x[0]
+
+
+@word(_store_plain)
+def store(_: Any, array: Any, first: Any, x: Lanes) -> Any:
+    """Store sixteen consecutive elements of a contiguous array, from flat index `first`."""
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        target = builder.bitcast(pointer, x.vector.as_pointer())
+        builder.store(args[2], target).align = align(x.vector)
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, x), codegen
+
+
+@word(
+    lambda array, first: np.array(
+        array.reshape(-1)[first : first + DIM * LANES].reshape(LANES, DIM).T
+    )
+)
+def load_blocks(_: Any, array: Any, first: Any) -> Any:
+    """Load sixteen consecutive 8-blocks, transposed: lane l of coordinate i is block l's entry i."""
+    result = Lanes(FROM_SCALAR[array.dtype], DIM)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        rows = []
+        for i in range(DIM):
+            step = ir.Constant(args[1].type, LANES * i)
+            rows.append(_load(builder, builder.gep(pointer, [step]), result.vector, LANES))
+        return join(builder, result, _untangle(builder, rows))
+
+    return signature(result, array, types.intp), codegen
+
+
+@word(
+    lambda array, first: np.array(
+        array.reshape(-1)[first : first + DIM * LANES].reshape(LANES, DIM).T, np.int32
+    )
+)
+def load_byte_blocks(_: Any, array: Any, first: Any) -> Any:
+    """Load sixteen 8-blocks of uint8 as int32 lanes, transposed as `load_blocks` does."""
+    result = Lanes("i32", DIM)
+    byte = ir.IntType(8)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        wide = ir.VectorType(byte, DIM * LANES)
+        loaded = builder.load(builder.bitcast(pointer, wide.as_pointer()))
+        loaded.align = 1
+        parts = []
+        for i in range(DIM):
+            lanes = ir.Constant(
+                ir.VectorType(ir.IntType(32), LANES), list(range(i, DIM * LANES, DIM))
+            )
+            parts.append(
+                builder.zext(builder.shuffle_vector(loaded, loaded, lanes), result.vector)
+            )
+        return join(builder, result, parts)
+
+    return signature(result, array, types.intp), codegen
+
+
+def _store_byte_blocks_plain(array: Any, first: int, x: Any) -> None:
+    array.reshape(-1)[first : first + DIM * LANES] = x.T.reshape(-1).astype(array.dtype)
+
+
+@word(_store_byte_blocks_plain)
+def store_byte_blocks(_: Any, array: Any, first: Any, x: Lanes) -> Any:
+    """Store int32 lanes as sixteen 8-blocks of bytes; values must fit."""
+    byte = ir.IntType(8)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        rows = [
+            builder.trunc(row, ir.VectorType(byte, LANES))
+            for row in _tangle(builder, split(builder, x, args[2]))
+        ]
+        for i, row in enumerate(rows):
+            target = builder.gep(pointer, [ir.Constant(args[1].type, LANES * i)])
+            builder.store(row, builder.bitcast(target, row.type.as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, x), codegen
+
+
+def _untangle(builder: Builder, rows: list[Value]) -> list[Value]:
+    """De-interleave 128 values: three rounds that part the even from the odd places.
+
+    Each round takes one bit off the coordinate's index, so value 8 l + i ends in vector i, lane l.
+    """
+    index = ir.VectorType(ir.IntType(32), LANES)
+    evens = ir.Constant(index, list(range(0, 2 * LANES, 2)))
+    odds = ir.Constant(index, list(range(1, 2 * LANES, 2)))
+    groups = [rows]
+    for _ in range(3):
+        groups = [
+            [builder.shuffle_vector(g[j], g[j + 1], mask) for j in range(0, len(g), 2)]
+            for g in groups
+            for mask in (evens, odds)
+        ]
+    # Bits came off lowest first, so group number b2 b1 b0 read backwards is the coordinate.
+    return [groups[int(f"{i:03b}"[::-1], 2)][0] for i in range(DIM)]
+
+
+def _store_blocks_plain(array: Any, first: int, x: Any) -> None:
+    array.reshape(-1)[first : first + DIM * LANES] = x.T.reshape(-1)
+
+
+@word(_store_blocks_plain)
+def store_blocks(_: Any, array: Any, first: Any, x: Lanes) -> Any:
+    """Store sixteen 8-blocks, the inverse of `load_blocks`."""
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        for i, row in enumerate(_tangle(builder, split(builder, x, args[2]))):
+            step = ir.Constant(args[1].type, LANES * i)
+            target = builder.bitcast(builder.gep(pointer, [step]), x.vector.as_pointer())
+            builder.store(row, target).align = align(x.vector)
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, x), codegen
+
+
+def _tangle(builder: Builder, parts: list[Value]) -> list[Value]:
+    """Interleave eight vectors: the three rounds of `_untangle` undone."""
+    index = ir.VectorType(ir.IntType(32), LANES)
+    half = LANES // 2
+    low = ir.Constant(index, [k // 2 + (k % 2) * LANES for k in range(LANES)])
+    high = ir.Constant(index, [half + k // 2 + (k % 2) * LANES for k in range(LANES)])
+    groups = [[parts[int(f"{i:03b}"[::-1], 2)]] for i in range(DIM)]
+    for _ in range(3):
+        groups = [
+            [
+                builder.shuffle_vector(even, odd, mask)
+                for even, odd in zip(groups[j], groups[j + 1], strict=True)
+                for mask in (low, high)
+            ]
+            for j in range(0, len(groups), 2)
+        ]
+    return groups[0]
