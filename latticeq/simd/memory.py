@@ -54,6 +54,23 @@ def load(_: Any, array: Any, first: Any) -> Any:
     return signature(result, array, types.intp), codegen
 
 
+def _peek_plain(array: Any, first: int) -> Any:
+    return array.reshape(-1)[first : first + 4].view("<i4")[0]
+
+
+@word(_peek_plain)
+def peek(_: Any, array: Any, first: Any) -> Any:
+    """Return four bytes of a contiguous uint8 array, from index `first`, as one int32."""
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        loaded = builder.load(builder.bitcast(pointer, ir.IntType(32).as_pointer()))
+        loaded.align = 1
+        return loaded
+
+    return signature(types.int32, array, types.intp), codegen
+
+
 def _store_plain(array: Any, first: int, x: Any) -> None:
     array.reshape(-1)[first : first + LANES] = x[0]
 
@@ -197,3 +214,23 @@ def _tangle(builder: Builder, parts: list[Value]) -> list[Value]:
             for j in range(0, len(groups), 2)
         ]
     return groups[0]
+
+
+def _store_strided_plain(array: Any, first: int, stride: int, x: Any) -> None:
+    for i, row in enumerate(x):
+        array.reshape(-1)[first + i * stride : first + i * stride + LANES] = row
+
+
+@word(_store_strided_plain)
+def store_strided(_: Any, array: Any, first: Any, stride: Any, x: Lanes) -> Any:
+    """Store each coordinate's sixteen lanes, one coordinate `stride` elements after the other."""
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        for part in split(builder, x, args[3]):
+            target = builder.bitcast(pointer, x.vector.as_pointer())
+            builder.store(part, target).align = align(x.vector)
+            pointer = builder.gep(pointer, [args[2]])
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, types.intp, x), codegen

@@ -6,7 +6,6 @@ the right instruction, so it is chosen from the features of the CPU that Numba c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -19,12 +18,10 @@ from numba.core import types
 from numba.core.typing.templates import signature
 
 from latticeq.simd.lanes import (
-    FROM_SCALAR,
     LANES,
     Builder,
     Lanes,
     Value,
-    as_lanes,
     call,
     elementwise,
     word,
@@ -173,12 +170,24 @@ def dot_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
     Exact while the unsigned bytes are at most 127: one instruction of AVX2 adds two products in 16
     bits, and NEON takes both operands as signed.
     """
-    emit = {
-        "avx512vnni": _dot_avx512vnni,
-        "avx2": _dot_avx2,
-        "neon-dotprod": _dot_neon,
-    }.get(path(), _dot_generic)
-    return elementwise(_INT, emit, total, unsigned, signed)
+    return elementwise(_INT, _DOT.get(path(), _dot_generic), total, unsigned, signed)
+
+
+@word(_dot_plain)
+def dot_wide_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
+    """Do what `dot_bytes` does for unsigned bytes up to 255, at twice its cost where it must."""
+    narrow = _DOT.get(path(), _dot_generic)
+
+    def split_high_bit(builder: Builder, start: Value, u: Value, s: Value) -> Value:
+        low, high = (ir.Constant(_INT.vector, [bits] * LANES) for bits in (0x7F7F7F7F, 0x01010101))
+        seven = ir.Constant(_INT.vector, [7] * LANES)
+        top = builder.and_(builder.lshr(u, seven), high)
+        zero = ir.Constant(_INT.vector, [0] * LANES)
+        counted = builder.shl(narrow(builder, zero, top, s), seven)
+        return builder.add(narrow(builder, start, builder.and_(u, low), s), counted)
+
+    is_exact = path() in {"avx512vnni", "generic"}
+    return elementwise(_INT, narrow if is_exact else split_high_bit, total, unsigned, signed)
 
 
 def _dot_avx512vnni(builder: Builder, total: Value, u: Value, s: Value) -> Value:
@@ -237,6 +246,9 @@ def _dot_generic(builder: Builder, total: Value, u: Value, s: Value) -> Value:
         b = builder.ashr(builder.shl(s, up), down)
         total = builder.add(total, builder.mul(a, b))
     return total
+
+
+_DOT = {"avx512vnni": _dot_avx512vnni, "avx2": _dot_avx2, "neon-dotprod": _dot_neon}
 
 
 @word(lambda table, index: np.take(table, index[0] & (LANES - 1), axis=1))

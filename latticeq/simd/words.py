@@ -217,6 +217,17 @@ def filled(_: Any, value: Any, like: Lanes) -> Any:
     return signature(like, value, like), codegen
 
 
+@word(lambda like: np.arange(LANES, dtype=np.int32)[None])
+def lane_index(_: Any, like: Any) -> Any:
+    """Return int32 lanes that each hold their own number, 0 to 15; `like` is any lanes."""
+    result = Lanes("i32", 1)
+
+    def codegen(_: Any, __: Builder, ___: Any, ____: Any) -> Value:
+        return ir.Constant(result.vector, list(range(LANES)))
+
+    return signature(result, like), codegen
+
+
 @word(lambda array, like: np.repeat(array.astype(like.dtype)[:, None], LANES, axis=1))
 def spread(_: Any, array: Any, like: Lanes) -> Any:
     """Return eight coordinates from an array of eight numbers, each the same in every lane."""
@@ -242,5 +253,3 @@ def places(_: Any, like: Lanes) -> Any:
         return join(builder, like, parts)
 
     return signature(like, like), codegen
-
-
