@@ -1,1 +1,1 @@
-
+"""The ``latticeq`` command, one file a verb."""

@@ -6,8 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from latticeq.cli.console import say
-from latticeq.model.pull import pull
+from latticeq.cli.console import on_interrupt, say
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -26,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Pull the model and report where it is."""
+    from latticeq.model.pull import pull
+
+    on_interrupt("Run the same command to go on: what was downloaded whole is kept.")
     start = time.perf_counter()
     folder = pull(args.name)
     n_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

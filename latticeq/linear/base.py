@@ -52,13 +52,11 @@ class Table(Linear, Protocol):
     """A linear whose rows can also be looked up: token embeddings, that may serve as the head."""
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the rows `ids`: (T,) int64 -> (T, N) float32."""
+        """Return the rows `ids` as a new array: (T,) int64 -> (T, N) float32."""
         ...
 
 
-def apply_shared(
-    linears: Sequence[Linear], x: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
+def apply_shared(linears: Sequence[Linear], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """Apply several linears to one input, so that they can share what they do to it.
 
     A class of linears that has work to share (a rotation of the input, one parallel region for

@@ -2,14 +2,17 @@
 
     y[t, m] = sum_n W[m, n] x[t, n] + b[m]
 
-The matrix stays as it is stored: float32, float16 or bfloat16, and memory-mapped if it was. One
-token is bound by reading the matrix, so it is multiplied in the stored dtype, by rows in parallel.
-Many tokens are bound by arithmetic, so tiles of rows are converted to float32 for BLAS.
+The matrix stays as it is stored: float32, float16 or bfloat16, and memory-mapped if it was. For one
+token, reading the matrix takes the time, so it is read once, in its own dtype, by rows in parallel;
+BLAS is as fast only while it has every core, and a busy core costs it milliseconds a call. For many
+tokens arithmetic takes the time, so tiles of rows are converted to float32 for BLAS.
 
-Tests check both against float64 products, and that they agree.
+Tests check each way against float64 products, and that they agree.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +57,8 @@ class DenseLinear:
         names = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
         if weight.ndim != 2 or weight.dtype.name not in names:
             raise InputError(
-                f"weight is {weight.dtype} of shape {weight.shape}; it must be a matrix of float32, "
-                "float16, or uint16 that holds bfloat16 bits"
+                f"weight is {weight.dtype} of shape {weight.shape}; it must be a matrix of "
+                "float32, float16, or uint16 that holds bfloat16 bits"
             )
         if bias is not None and bias.shape != weight.shape[:1]:
             raise InputError(
@@ -66,9 +69,8 @@ class DenseLinear:
         self.nbytes = weight.nbytes
         self.dtype = names[weight.dtype.name]
         # A read-only view of the base class: mapped or not, kernels see one type and compile once.
-        stored = np.asarray(weight)
-        stored = np.ascontiguousarray(stored if self.dtype == "float32" else stored.view(np.uint16))
-        self._stored = stored.view()
+        stored = np.ascontiguousarray(np.asarray(weight))
+        self._stored: NDArray[Any] = stored.view(np.uint16 if stored.itemsize == 2 else np.float32)
         self._stored.flags.writeable = False
         self._bias = bias
 
@@ -107,9 +109,9 @@ class DenseLinear:
             tile = self._float32(self._stored[first : first + step])  # (step, N)
             np.matmul(x, tile.T, out=out[:, first : first + step])
 
-    def _float32(self, stored: NDArray[np.float32] | NDArray[np.uint16]) -> NDArray[np.float32]:
-        if stored.dtype == np.float32:
-            return np.asarray(stored, np.float32)
+    def _float32(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        if self.dtype == "float32":
+            return stored
         wide = np.empty(stored.shape, np.float32)
         stored.flags.writeable = False  # the type that the kernel is compiled for
         _widen_rows(stored, self.dtype == "bfloat16", wide)

@@ -115,7 +115,14 @@ def multiply_row(
 
 @kernel(parallel=True)
 def dequantize_groups(
-    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, first: int, out: Any
+    words: Any,
+    scale_index: Any,
+    width: int,
+    betas: Any,
+    row_scale: Any,
+    q: int,
+    first: int,
+    out: Any,
 ) -> None:
     """Decode some row groups to float32, transposed: what a matrix product reads.
 
@@ -146,7 +153,14 @@ def dequantize_groups(
 
 @kernel(parallel=True)
 def dequantize_any_groups(
-    digits: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, first: int, out: Any
+    digits: Any,
+    scale_index: Any,
+    width: int,
+    betas: Any,
+    row_scale: Any,
+    q: int,
+    first: int,
+    out: Any,
 ) -> None:
     """Do what `dequantize_groups` does for any q, from digits of any width.
 
@@ -171,5 +185,7 @@ def dequantize_any_groups(
                 for i in range(8):
                     blocks[lane, i] = (joined >> np.uint64(digit_bits * i)) & mask
             point = fold_lanes(generator_lanes(load_byte_blocks(blocks, 0)), q)
-            beta = scale * lookup(table, _scale_index_lanes(indices, block, width, lane_index(scale)))
+            beta = scale * lookup(
+                table, _scale_index_lanes(indices, block, width, lane_index(scale))
+            )
             store_strided(out, 8 * block * columns + 16 * step, columns, to_float(point) * beta)

@@ -1,6 +1,7 @@
 """Causal grouped-query attention over a key-value cache.
 
-    out[t, h] = sum_{s <= start + t} p[s] values[g, s],   p = softmax(q[t, h] . keys[g, :, s] / sqrt(K))
+    out[t, h] = sum_{s <= start + t} p[s] values[g, s]
+    p[s]      = softmax_s(q[t, h] . keys[g, :, s] / sqrt(K))
 
 with g the kv head that query head h shares with H / G - 1 others.
 

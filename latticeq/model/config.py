@@ -23,7 +23,7 @@ _ROPE_TYPES = ("default", "linear", "llama3")
 _ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 _LARGEST = 2**24
-"""Above every width, vocabulary and context in use; below it, products of two sizes fit in int64."""
+"""Above every width, vocabulary and context in use; products of two such sizes fit in int64."""
 
 _MOST_LAYERS = 2**12
 

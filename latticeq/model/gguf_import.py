@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, context
 from latticeq.model.gguf_tokenizer import build_tokenizer, special_tokens, tokenizer_config
-from latticeq.storage.disk import disk_errors, new_folder
+from latticeq.storage.disk import new_folder
 from latticeq.storage.gguf import GGUFFile
 from latticeq.storage.safetensors import SafetensorsWriter
 
@@ -103,6 +104,11 @@ def import_gguf(source: Path, folder: Path, *, progress: bool = True) -> Path:
         config = _config(gguf)
         names = _hf_names(gguf, config)
         tokenizer = build_tokenizer(gguf.metadata)
+        if tokenizer.get_vocab_size() > config["vocab_size"]:  # fewer is padding, which is fine
+            raise FormatError(
+                f"tensor token_embd.weight has {config['vocab_size']} rows for "
+                f"{tokenizer.get_vocab_size()} tokens"
+            )
         documents = {
             "config.json": config,
             "generation_config.json": _token_ids(gguf.metadata, every_eos=True),
@@ -115,8 +121,7 @@ def import_gguf(source: Path, folder: Path, *, progress: bool = True) -> Path:
         for name, document in documents.items():
             text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
             (partial / name).write_text(text, "utf-8")
-        with disk_errors(partial):
-            (partial / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
+        (partial / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
     return folder
 
 
@@ -130,7 +135,7 @@ class _Keys:
         value = self._positive(key, default)
         if isinstance(value, int):
             return value
-        raise FormatError(f"llama.{key} is {value!r}; an integer is needed")
+        raise FormatError(f"llama.{key} is {short(value)}; an integer is needed")
 
     def decimal(self, key: str, default: float | None = None) -> float:
         # Stored as float32: 1e-05 would otherwise read 9.999999747378752e-06.
@@ -144,17 +149,20 @@ class _Keys:
             value = value[0].item()  # one number a layer, all equal
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < _MAX_NUMBER:
-            raise FormatError(f"llama.{key} is {value!r}; one positive number is needed")
-        return value
+            raise FormatError(f"llama.{key} is {short(value)}; one positive number is needed")
+        number: float = value
+        return number
 
 
 def _config(gguf: GGUFFile) -> dict[str, Any]:
     """Return the content of ``config.json``."""
     metadata, keys = gguf.metadata, _Keys(gguf.metadata)
     architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise FormatError(f"general.architecture is {architecture!r}; only 'llama' is supported")
-    if metadata.get("llama.expert_count", 0):
+    if str(architecture) != "llama":
+        raise FormatError(
+            f"general.architecture is {short(architecture)}; only 'llama' is supported"
+        )
+    if str(metadata.get("llama.expert_count", 0)) != "0":
         raise FormatError(
             "is a mixture of experts (llama.expert_count); only dense ones are supported"
         )
@@ -191,6 +199,7 @@ def _config(gguf: GGUFFile) -> dict[str, Any]:
 
 
 def _embedding_rows(gguf: GGUFFile) -> int:
+    """Return the vocabulary's size, which may be padded beyond the tokenizer's."""
     if "token_embd.weight" not in gguf.tensors:
         raise FormatError("tensor token_embd.weight is missing")
     return gguf.tensors["token_embd.weight"].shape[0]
@@ -208,13 +217,15 @@ def _token_ids(metadata: Mapping[str, Any], *, every_eos: bool) -> dict[str, Any
 def _rope_scaling(
     gguf: GGUFFile, keys: _Keys, theta: float, head_dim: int
 ) -> dict[str, Any] | None:
-    kind = gguf.metadata.get("llama.rope.scaling.type", "none")
+    kind = str(gguf.metadata.get("llama.rope.scaling.type", "none"))
     if _ROPE_FACTORS in gguf.tensors:
         return _llama3_scaling(gguf, keys, theta, head_dim)
     if kind == "none":
         return None
     if kind != "linear":
-        raise FormatError(f"llama.rope.scaling.type is {kind!r}; supported are none and linear")
+        raise FormatError(
+            f"llama.rope.scaling.type is {short(kind)}; supported are none and linear"
+        )
     return {"rope_type": "linear", "factor": keys.decimal("rope.scaling.factor")}
 
 
@@ -227,11 +238,13 @@ def _llama3_scaling(gguf: GGUFFile, keys: _Keys, theta: float, head_dim: int) ->
     divisors = gguf.float32(_ROPE_FACTORS)
     original = keys.integer("rope.scaling.original_context_length", 8192)
     factor, low, high = float(divisors.max()), 1.0, 4.0
+    if divisors.shape != (head_dim // 2,):
+        raise FormatError(f"tensor {_ROPE_FACTORS} has shape {divisors.shape}, not {head_dim // 2}")
     wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     # Full scaling from wavelength original/low on, none up to original/high, a blend between.
     kept = np.clip((original / wavelengths - low) / (high - low), 0, 1)
     expected = 1 / ((1 - kept) / factor + kept)
-    if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
+    if not np.allclose(divisors, expected, rtol=1e-4):
         raise FormatError(
             f"tensor {_ROPE_FACTORS} holds a RoPE scaling other than Llama 3's, which is not "
             "supported: convert from the model's Hugging Face folder instead"

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from reprlib import repr as short
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, processors
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+import numpy as np
 
 from latticeq.errors import FormatError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
 
 __all__ = ["SpecialTokens", "build_tokenizer", "special_tokens", "tokenizer_config"]
 
@@ -34,38 +36,56 @@ _TIKTOKEN = (
 
 @dataclass(frozen=True)
 class _Family:
-    """What ``tokenizer.ggml.pre`` leaves unsaid about a family's tokenizer."""
+    """What ``tokenizer.ggml.pre`` leaves unsaid about a family's tokenizer.
 
-    pre_tokenizer: Any
-    normalizer: Any = None
+    Attributes
+    ----------
+    pattern : str or None
+        Splits the text into words; None is GPT-2's own, which the library has built in.
+    splits_digits : bool
+        Each digit is a word of its own before anything else.
+    composes : bool
+        The text is put into Unicode's form NFC first.
+    ignore_merges : bool
+        A word that is a token is taken whole, even where the merges would not make it.
+    adds_bos : bool
+        Whether a text begins with the BOS token where the file does not say.
+    """
+
+    pattern: str | None = None
+    splits_digits: bool = False
+    composes: bool = False
     ignore_merges: bool = False
     adds_bos: bool = False
 
 
-def _split(digits: str) -> Any:
-    pattern = Regex(_TIKTOKEN.format(digits=digits))
-    return Sequence(
-        [
-            Split(pattern, behavior="isolated"),
-            ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+_FAMILIES = {
+    "gpt-2": _Family(),
+    "smollm": _Family(splits_digits=True),
+    "llama-bpe": _Family(_TIKTOKEN.format(digits="{1,3}"), ignore_merges=True, adds_bos=True),
+    "qwen2": _Family(_TIKTOKEN.format(digits=""), composes=True),
+}
 
 
-def _family(word: str) -> _Family:
-    gpt2 = ByteLevel(add_prefix_space=False, use_regex=True)
-    if word == "gpt-2":
-        return _Family(gpt2)
-    if word == "smollm":
-        return _Family(Sequence([Digits(individual_digits=True), gpt2]))
-    if word == "llama-bpe":
-        return _Family(_split("{1,3}"), ignore_merges=True, adds_bos=True)
-    if word == "qwen2":
-        return _Family(_split(""), normalizer=normalizers.NFC())
-    raise FormatError(
-        f"tokenizer.ggml.pre is {word!r}; supported are gpt-2, smollm, llama-bpe and qwen2: "
-        "convert from the model's Hugging Face folder instead"
-    )
+def _family(metadata: Mapping[str, Any]) -> _Family:
+    word = str(metadata.get("tokenizer.ggml.pre", "missing"))
+    if word not in _FAMILIES:
+        raise FormatError(
+            f"tokenizer.ggml.pre is {short(word)}; supported are {', '.join(_FAMILIES)}: convert "
+            "from the model's Hugging Face folder instead"
+        )
+    return _FAMILIES[word]
+
+
+def _pre_tokenizer(family: _Family) -> Any:
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+    steps: list[Any] = [Digits(individual_digits=True)] if family.splits_digits else []
+    if family.pattern is not None:
+        steps.append(Split(Regex(family.pattern), behavior="isolated"))
+    steps.append(ByteLevel(add_prefix_space=False, use_regex=family.pattern is None))
+    return steps[0] if len(steps) == 1 else Sequence(steps)
 
 
 @dataclass(frozen=True)
@@ -106,8 +126,10 @@ def _token_id(metadata: Mapping[str, Any], key: str) -> int | None:
     value, n_tokens = metadata.get(key), len(_tokens(metadata))
     if value is None:
         return None
-    if not isinstance(value, int) or not 0 <= value < n_tokens:
-        raise FormatError(f"{key} is {value!r}; it must be a token id from 0 to {n_tokens - 1}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n_tokens:
+        raise FormatError(
+            f"{key} is {short(value)}; it must be a token id from 0 to {n_tokens - 1}"
+        )
     return value
 
 
@@ -136,13 +158,16 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     FormatError
         If the tokenizer is not a byte-level BPE with a known pre-tokenizer, or is inconsistent.
     """
+    from tokenizers import Tokenizer, decoders, normalizers, processors
+    from tokenizers.models import BPE
+
     model = metadata.get("tokenizer.ggml.model")
-    if model != "gpt2":
+    if str(model) != "gpt2":
         raise FormatError(
-            f"tokenizer.ggml.model is {model!r}; only 'gpt2' (byte-level BPE) is supported: "
+            f"tokenizer.ggml.model is {short(model)}; only 'gpt2' (byte-level BPE) is supported: "
             "convert from the model's Hugging Face folder instead"
         )
-    family = _family(metadata.get("tokenizer.ggml.pre", "missing"))
+    family = _family(metadata)
     tokens = _tokens(metadata)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
@@ -152,18 +177,22 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception
         raise FormatError(f"the vocabulary and merges do not fit together: {error}") from error
     tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = family.pre_tokenizer
+    tokenizer.pre_tokenizer = _pre_tokenizer(family)
     tokenizer.decoder = decoders.ByteLevel()
-    if family.normalizer is not None:
-        tokenizer.normalizer = family.normalizer
+    if family.composes:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens(_whole_tokens(metadata, tokens))
     bos = special_tokens(metadata).bos
-    if bos is not None and metadata.get("tokenizer.ggml.add_bos_token", family.adds_bos):
+    if bos is not None and _adds_bos(metadata):
         first = tokens[bos]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[first, "$A"], pair=[first, "$A", first, "$B"], special_tokens=[(first, bos)]
         )
     return tokenizer
+
+
+def _adds_bos(metadata: Mapping[str, Any]) -> bool:
+    return metadata.get("tokenizer.ggml.add_bos_token", _family(metadata).adds_bos) is True
 
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -174,22 +203,23 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     for line in lines:
         left, space, right = line.partition(" ")  # a space inside a token is spelled U+0120
         if not (left and space and right) or " " in right:
-            raise FormatError(f"tokenizer.ggml.merges has {line!r}, which is not a pair of tokens")
+            raise FormatError(
+                f"tokenizer.ggml.merges has {short(line)}, which is not a pair of tokens"
+            )
         merges.append((left, right))
     return merges
 
 
 def _whole_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> list[AddedToken]:
     """Return the tokens that are matched in the text before BPE: control and user-defined ones."""
+    from tokenizers import AddedToken
+
     types = metadata.get("tokenizer.ggml.token_type")
-    if types is None or len(types) != len(tokens):
-        n_types = 0 if types is None else len(types)
-        raise FormatError(
-            f"tokenizer.ggml.token_type has {n_types} entries for {len(tokens)} tokens"
-        )
+    if not isinstance(types, np.ndarray) or types.size != len(tokens):
+        raise FormatError(f"tokenizer.ggml.token_type must be {len(tokens)} numbers, one per token")
     return [
         AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
-        for token, kind in zip(tokens, types, strict=True)
+        for token, kind in zip(tokens, types.tolist(), strict=True)
         if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]
 
@@ -205,18 +235,18 @@ def tokenizer_config(metadata: Mapping[str, Any], model_max_length: int) -> dict
         The context length in tokens.
     """
     tokens, roles = _tokens(metadata), special_tokens(metadata)
-    family = _family(metadata.get("tokenizer.ggml.pre", "missing"))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_max_length,
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
-        "add_bos_token": bool(metadata.get("tokenizer.ggml.add_bos_token", family.adds_bos)),
+        "add_bos_token": _adds_bos(metadata),
     }
     eos = roles.eos[0] if roles.eos else None
     for role, index in (("bos", roles.bos), ("eos", eos), ("unk", roles.unk), ("pad", roles.pad)):
         if index is not None:
             config[f"{role}_token"] = tokens[index]
-    if template := metadata.get("tokenizer.chat_template"):
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
         config["chat_template"] = template
     return config

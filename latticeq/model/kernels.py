@@ -20,10 +20,10 @@ __all__ = ["exp", "exponentiate_row", "nll_rows", "rms_norm", "rotate", "swiglu"
 def exp(x):  # type: ignore[no-untyped-def]
     """Return e**x in float32, for a float32 x; below -87 and above 88 it saturates.
 
-    e**x = 2**n e**r with n = round(x / ln 2) and \\|r\\| <= ln(2) / 2. Adding and subtracting 1.5 * 2**23
-    rounds, and leaves n in the low bits. ln 2 is taken off in two parts, the first of few enough
-    bits that its product with n is exact. e**r is a polynomial of degree 6 (S. Moshier, Cephes,
-    expf). The relative error is below 3e-7.
+    e**x = 2**n e**r with n = round(x / ln 2), so that abs(r) <= ln(2) / 2. Adding and subtracting
+    1.5 * 2**23 rounds, and leaves n in the low bits. ln 2 is taken off in two parts, the first of
+    few enough bits that its product with n is exact. e**r is a polynomial of degree 7 (S. Moshier,
+    Cephes, expf). The relative error is below 3e-7.
     """
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     shifted = np.float32(x * np.float32(1.4426950408889634) + np.float32(12582912.0))

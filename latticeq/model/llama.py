@@ -19,6 +19,7 @@ heads, K head width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,7 @@ from latticeq.linear.base import Linear, Table, apply_shared
 from latticeq.model.attention import attend
 from latticeq.model.cache import KVCache
 from latticeq.model.config import LlamaConfig
+from latticeq.model.generate import generate
 from latticeq.model.kernels import nll_rows, rms_norm, rotate, swiglu
 from latticeq.model.rope import frequencies, rotary
 
@@ -175,6 +177,7 @@ class Llama:
         blocks: Sequence[Block],
         norm: NDArray[np.float32],
         head: Linear,
+        *,
         context: int | None = None,
     ) -> None:
         self.config = config
@@ -243,7 +246,8 @@ class Llama:
 
     def prefill(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
         """Take in the next T tokens at once; return the logits after the last: (V,) float32."""
-        return self.head(self.hidden(ids, cache)[-1:])[0]
+        last = self.head(self.hidden(ids, cache)[-1:])  # (1, V)
+        return last.reshape(-1)
 
     def decode_step(self, token: int, cache: KVCache) -> NDArray[np.float32]:
         """Take in one token; return the logits after it: (V,) float32."""
@@ -256,6 +260,10 @@ class Llama:
         """
         tokens = self._checked(ids)
         return self.head(self.hidden(tokens, self.new_cache(len(tokens))))
+
+    def generate(self, prompt: Sequence[int], **options: Any) -> list[int]:
+        """Return the tokens that follow a prompt; options are those of `generate.generate`."""
+        return list(generate(self, prompt, **options))
 
     def nll(self, hidden: NDArray[np.float32], targets: ArrayLike) -> NDArray[np.float64]:
         """Return the negative log-likelihood of each target, in nats.

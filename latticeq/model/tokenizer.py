@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer as Backend
+from latticeq.errors import FormatError, InputError, context
 
-from latticeq.errors import FormatError, context
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
@@ -52,6 +53,8 @@ class Tokenizer:
         FormatError
             If a file is missing or invalid, or no file names a stop id: generation would not end.
         """
+        from tokenizers import Tokenizer as Backend
+
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise FormatError(
@@ -77,15 +80,32 @@ class Tokenizer:
         """Return the token ids of a text; special tokens spelled in it become their ids.
 
         No beginning-of-text token is added.
+
+        Raises
+        ------
+        InputError
+            If the text has lone surrogates, as arguments and files that are no UTF-8 give.
         """
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        except TypeError as error:
+            raise InputError("the text is not valid Unicode; give it as UTF-8") from error
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, special tokens spelled out.
 
-        Bytes that are no UTF-8 become U+FFFD.
+        Bytes that are no UTF-8 become U+FFFD. Ids beyond the vocabulary give no text: a model may
+        have more rows than its tokenizer has tokens.
+
+        Raises
+        ------
+        InputError
+            If an id is negative or no integer.
         """
-        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+        try:
+            return str(self._backend.decode(list(ids), skip_special_tokens=False))
+        except (OverflowError, TypeError) as error:
+            raise InputError("token ids must be integers from 0 on") from error
 
     def stream(self) -> StreamDecoder:
         """Return a decoder that turns one id after another into text."""
@@ -95,7 +115,9 @@ class Tokenizer:
 class StreamDecoder:
     """Turn one token id after another into text, never showing part of a character.
 
-    The concatenation of everything returned equals `Tokenizer.detokenize` of all ids.
+    The concatenation of everything returned equals `Tokenizer.detokenize` of all ids: always with
+    a byte-level tokenizer such as Llama 3's, and for valid UTF-8 with Llama 2's, whose decoder
+    takes back a shown character when a stray byte follows.
 
     Parameters
     ----------
@@ -142,7 +164,8 @@ def _stop_ids(folder: Path, backend: Backend) -> frozenset[int]:
             continue
         ids = eos if isinstance(eos, list) else [eos]
         for token_id in ids:
-            is_id = isinstance(token_id, int) and not isinstance(token_id, bool)
+            is_number = isinstance(token_id, int) and not isinstance(token_id, bool)
+            is_id = is_number and 0 <= token_id < 1 << 32  # the library's ids have 32 bits
             if not is_id or backend.id_to_token(token_id) is None:
                 raise FormatError(f"{folder / name}: eos_token_id is {eos!r}; it must be token ids")
         if ids:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from latticeq.errors import InputError
 from latticeq.quantizers.base import as_rows
 
-__all__ = ["Int8", "Int8Tensor"]
+__all__ = ["Int8", "Int8Tensor", "round_to_nearest"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,3 +90,33 @@ class Int8:
         divisor = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
         values = np.clip(np.rint(rows / divisor), -127, 127).astype(np.int8)
         return Int8Tensor(np.shape(x), values, scale)
+
+
+def round_to_nearest(
+    weights: NDArray[np.floating], bits: int = 4, group: int = 32
+) -> NDArray[np.float64]:
+    """Return weights rounded to nearest in signed integers, one scale a group: the plain baseline.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (M, N)
+    bits : int
+        The largest magnitude of a group becomes 2**(bits - 1) - 1.
+    group : int
+        Neighbours in a row that share a scale; N itself if it does not divide N.
+
+    Returns
+    -------
+    ndarray of float64, shape (M, N)
+        The values that the integers stand for; scales are not rounded.
+
+    Examples
+    --------
+    >>> round_to_nearest(np.array([[7.0, 3.4]]), group=2).tolist()
+    [[7.0, 3.0]]
+    """
+    n = weights.shape[1]
+    rows = np.asarray(weights, np.float64).reshape(-1, group if n % group == 0 else n)
+    scale = np.abs(rows).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    rounded = np.rint(rows / np.where(scale > 0, scale, 1)) * scale
+    return rounded.reshape(weights.shape)

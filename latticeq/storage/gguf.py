@@ -16,6 +16,7 @@ dequantization of blocks are the package's.
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,6 +47,8 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4  # GGML_MAX_DIMS
+_MAX_KEY_BYTES = (1 << 16) - 1
+_MAX_NAME_BYTES = 64  # GGML_MAX_NAME
 _CHUNK_ENTRIES = 1 << 22  # dequantize 16 MiB of float32 at a time: its temporaries stay small
 
 
@@ -99,8 +102,10 @@ class _Header:
     def u64(self, what: str) -> int:
         return int(struct.unpack_from("<Q", self.bytes, self.skip(8, what))[0])
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, limit: int | None = None) -> str:
         n_bytes = self.u64(what)
+        if limit is not None and n_bytes > limit:
+            raise FormatError(f"{what} takes {n_bytes} bytes; {limit} are allowed")
         start = self.skip(n_bytes, what)
         try:
             return str(self.bytes[start : start + n_bytes], "utf-8")
@@ -221,7 +226,7 @@ class GGUFFile:
             # uses the weights refuses those by name.
             with np.errstate(all="ignore"):
                 return np.asarray(self._gguf.quants.dequantize(rows, kind), np.float32)
-        except NotImplementedError as error:
+        except RuntimeError as error:  # what the package raises for a type it only knows by name
             raise FormatError(
                 f"has the type {tensor.type}, which the installed gguf package cannot dequantize; "
                 "convert the model from its float weights instead"
@@ -241,10 +246,10 @@ class GGUFFile:
     def _read_metadata(self, header: _Header, count: int) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
         for index in range(count):
-            key = header.string(f"metadata key {index} of {count}")
+            key = header.string(f"metadata key {index} of {count}", _MAX_KEY_BYTES)
             if key in metadata:
-                raise FormatError(f"metadata key {key!r} occurs twice")
-            metadata[key] = header.value(f"metadata {key!r}")
+                raise FormatError(f"metadata key {reprlib.repr(key)} occurs twice")
+            metadata[key] = header.value(f"metadata {reprlib.repr(key)}")
         return metadata
 
     def _read_tensors(self, header: _Header, count: int) -> dict[str, GGUFTensor]:
@@ -253,7 +258,7 @@ class GGUFFile:
             raise FormatError(f"general.alignment is {alignment!r}; it must be a small integer")
         described = []
         for index in range(count):
-            name = header.string(f"the name of tensor {index} of {count}")
+            name = header.string(f"the name of tensor {index} of {count}", _MAX_NAME_BYTES)
             with context(f"tensor {name!r}"):
                 described.append((name, *self._read_description(header)))
         data_start = -(-header.position // alignment) * alignment

@@ -1,1 +1,1 @@
-
+"""Orthonormal transforms applied before quantization."""

@@ -4,27 +4,30 @@ H is n x n with all entries +-1/sqrt(n) and H H^T = I. For n = m 2^k it is the K
 
     H = (P x S) / sqrt(n),    P = Paley's matrix of order m,    S = Sylvester's of order 2^k
 
-with the smallest m that works (`hadamard_factors`), so that most of the work is butterflies. A row is an
-m x 2^k matrix X in C order and its transform is P X S:
+with the smallest m that works (`hadamard_factors`), so that most of the work is butterflies. A row
+is an m x 2^k matrix X in C order and its transform is P X S:
 
 - *P from the left* (`_apply_small`): rows of X are taken four at a time. Their 16 signed sums
   +-a +-b +-c +-d are tabulated once, and each of the m outputs adds one of them: m/4 additions an
   entry instead of m multiplications. `hadamard_codes` holds which one.
-- *S from the right* (`_apply_sylvester`): k butterfly stages in constant geometry. Every stage takes the
-  highest bit of the column index and leaves it lowest, so after k stages the order is natural again and
-  every stage reads long contiguous runs, which LLVM vectorises; the textbook in-place form does not
-  vectorise at strides 1, 2 and 4.
+- *S from the right* (`_apply_sylvester`): k butterfly stages in constant geometry. Every stage
+  takes the highest bit of the column index and leaves it lowest, so after k stages the order is
+  natural again and every stage reads long contiguous runs, which LLVM vectorises; the textbook
+  in-place form does not vectorise at strides 1, 2 and 4.
 
 One row takes the same steps alone and in a batch: results do not depend on batch size or threads.
 
-Error: with u = 2^-24 (float32) or 2^-53 (float64), every output is within
-``(m/16 + k + 10) u ||x||_1 / sqrt(n)`` of the exact product, to first order in u: that many roundings lie
+Error: with u = 2^-24 (float32) or 2^-53 (float64), each output is within::
+
+    (m/16 + k + 10) u ||x||_1 / sqrt(n)
+
+of the exact product, to first order in u and barring underflow: at most that many roundings lie
 between an input and an output.
 
 References
 ----------
-J. J. Sylvester, Phil. Mag. 34 (1867); R. E. A. C. Paley, J. Math. Phys. 12 (1933), 311-320; the tables of
-partial sums are those of Arlazarov, Dinic, Kronrod and Faradzev (1970).
+J. J. Sylvester, Phil. Mag. 34 (1867); R. E. A. C. Paley, J. Math. Phys. 12 (1933), 311-320; the
+tables of partial sums are those of Arlazarov, Dinic, Kronrod and Faradzev (1970).
 """
 
 from __future__ import annotations
@@ -203,15 +206,15 @@ def _factors_or_error(n: int) -> tuple[int, int]:
     factors = hadamard_factors(n)
     if factors is None:
         raise InputError(
-            f"no Hadamard matrix of size {n} is built here: sizes are m * 2^k with m = 1 or a Paley "
-            f"order up to {LARGEST_SMALL_ORDER}; use Rotation({n}), which rotates blocks of "
+            f"no Hadamard matrix of size {n} is built here: sizes are m * 2^k with m = 1 or a "
+            f"Paley order up to {LARGEST_SMALL_ORDER}; use Rotation({n}), which rotates blocks of "
             f"{largest_block(n) if n > 0 else 1}"
         )
     return factors
 
 
 def _transform(x: NDArray[Float], out: NDArray[Float] | None, transpose: bool) -> NDArray[Float]:
-    if x.dtype != np.float32 and x.dtype != np.float64:
+    if x.dtype not in (np.float32, np.float64):
         raise InputError(f"x has type {x.dtype}: convert it to float32 or float64 first")
     n = x.shape[-1] if x.ndim else 0
     codes = hadamard_codes(n, transpose)

@@ -1,18 +1,20 @@
 """Hadamard matrices of the orders that powers of two miss, built from finite fields.
 
-A Hadamard matrix of order m has entries +1 and -1 and ``M @ M.T == m * I``. Let chi be the quadratic
-character of the field GF(q), q = p^e odd: 0 for 0, +1 for the other squares, -1 for the rest; and let
-``Q[i, j] = chi(a_i - a_j)`` over the q elements a_0 .. a_(q-1). Paley's constructions are::
+A Hadamard matrix of order m has entries +1 and -1 and ``M @ M.T == m * I``. Let chi be the
+quadratic character of the field GF(q), q = p^e odd: 0 for 0, +1 for the other squares, -1 for the
+rest; and let ``Q[i, j] = chi(a_i - a_j)`` over the q elements a_0 .. a_(q-1). Paley's constructions
+are::
 
-    q = 3 mod 4, order q + 1:      S = [[0, 1], [-1, Q]]    M = S + I
-    q = 1 mod 4, order 2(q + 1):   S = [[0, 1], [ 1, Q]]    M = S x [[1, 1], [1, -1]] + I x [[1, -1], [-1, -1]]
+    q = 3 mod 4, order q + 1:     S = [[0, 1], [-1, Q]],  M = S + I
+    q = 1 mod 4, order 2(q + 1):  S = [[0, 1], [ 1, Q]],  M = S x [[1, 1], [1, -1]]
+                                                            + I x [[1, -1], [-1, -1]]
 
 with x the Kronecker product. The first kind is not symmetric, the second is.
 
-Element a_i is the polynomial whose coefficients are the base-p digits of i, lowest first. The field is
-GF(p)[t] modulo the first monic polynomial of degree e in which t generates all q - 1 nonzero elements,
-where polynomials are ordered by their low coefficients read as a base-p number. Rotated weights on disk
-depend on this numbering: it must not change.
+Element a_i is the polynomial whose coefficients are the base-p digits of i, lowest first. The field
+is GF(p)[t] modulo the first monic polynomial of degree e in which t generates all q - 1 nonzero
+elements, where polynomials are ordered by their low coefficients read as a base-p number. Rotated
+weights on disk depend on this numbering: it must not change.
 
 References
 ----------
@@ -26,7 +28,13 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["field_order", "is_paley_order", "jacobsthal_matrix", "paley_matrix", "quadratic_character"]
+__all__ = [
+    "field_order",
+    "is_paley_order",
+    "jacobsthal_matrix",
+    "paley_matrix",
+    "quadratic_character",
+]
 
 
 def field_order(q: int) -> tuple[int, int] | None:
@@ -81,7 +89,7 @@ def quadratic_character(q: int) -> NDArray[np.int8]:
 
 
 def _powers_of_t(p: int, e: int, low_coefficients: int) -> list[int]:
-    """Return 1, t, t^2 .. until 1 or 0 comes, modulo t^e + c_(e-1) t^(e-1) + .. + c_0 over GF(p)."""
+    """Return 1, t, t^2 .. until 1 or 0 comes, modulo t^e + c_(e-1) t^(e-1) + .. + c_0."""
     modulus = [low_coefficients // p**i % p for i in range(e)]
     powers: list[int] = []
     element = [1] + [0] * (e - 1)

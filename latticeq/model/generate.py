@@ -1,0 +1,184 @@
+"""Generation: token ids in, token ids out. Knows no text.
+
+Greedy, or sampled from softmax(logits / temperature) cut to its nucleus: the smallest set of most
+likely tokens whose probabilities reach `top_p` (Holtzman et al. 2020, section 3.1). A seed makes a
+run repeatable on one machine; equal logits are ordered by id, so greedy never depends on luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.errors import InputError, LatticeqError
+
+__all__ = ["Decoder", "StopReason", "choose", "generate"]
+
+StopReason = Literal["stop", "length", "context"]
+"""Why a generation ended: a stop id, ``max_tokens``, or a full context."""
+
+_PREFILL_TOKENS = 512  # at a time: bounds the memory of activations, and shows progress
+
+
+class Decoder(Protocol):
+    """What generation needs of a model. `Llama` is one; tests use smaller ones."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens that a sequence may have."""
+        ...
+
+    def new_cache(self, context: int | None = None) -> Any:
+        """Return the memory of one sequence."""
+        ...
+
+    def prefill(self, ids: Sequence[int], cache: Any) -> NDArray[np.float32]:
+        """Take in tokens; return the logits after the last: (V,) float32."""
+        ...
+
+    def decode_step(self, token: int, cache: Any) -> NDArray[np.float32]:
+        """Take in one token; return the logits after it: (V,) float32."""
+        ...
+
+
+def generate(
+    model: Decoder,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop_ids: Collection[int] = (),
+    progress: bool = False,
+) -> Generator[int, None, StopReason]:
+    """Yield the tokens that follow a prompt.
+
+    Parameters
+    ----------
+    model : Decoder
+    prompt : sequence of int
+        At least one token.
+    max_tokens : int
+        The most tokens to yield.
+    temperature : float
+        0 always takes the most likely token; 1 samples from the model's own distribution.
+    top_p : float
+        Sample only from the nucleus of this probability, in (0, 1]; 1 is everything.
+    seed : int, optional
+        For repeatable samples; without it each run differs.
+    stop_ids : collection of int
+        Tokens that end the text; they are not yielded.
+    progress : bool
+        Show a bar on stderr while a long prompt is taken in.
+
+    Returns
+    -------
+    StopReason
+        As the generator's return value.
+
+    Raises
+    ------
+    InputError
+        At the call, before any work: if an argument is out of range or the prompt leaves no room
+        in the model's context.
+    LatticeqError
+        While running: if the model's logits are not numbers.
+    """
+    if max_tokens < 1:
+        raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if not 1 <= len(prompt) < model.context:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens; it must have from 1 to {model.context - 1}, one "
+            "less than the context"
+        )
+    rng = np.random.default_rng(seed)
+    draw = partial(choose, temperature=temperature, top_p=top_p, rng=rng)
+    return _generate(
+        model, list(prompt), max_tokens=max_tokens, draw=draw, stop_ids=stop_ids, progress=progress
+    )
+
+
+def _generate(
+    model: Decoder,
+    prompt: list[int],
+    *,
+    max_tokens: int,
+    draw: Callable[[NDArray[np.float32]], int],
+    stop_ids: Collection[int],
+    progress: bool,
+) -> Generator[int, None, StopReason]:
+    from tqdm import tqdm
+
+    # The last token yielded is never fed back, hence the 1.
+    room = model.context - len(prompt) + 1
+    cache = model.new_cache(min(model.context, len(prompt) + max_tokens - 1))
+    starts = range(0, len(prompt), _PREFILL_TOKENS)
+    for first in tqdm(starts, "prompt", disable=not progress or len(starts) == 1, leave=False):
+        logits = model.prefill(prompt[first : first + _PREFILL_TOKENS], cache)
+    for n_yielded in range(1, max_tokens + 1):
+        token = draw(logits)
+        if token in stop_ids:
+            return "stop"
+        yield token
+        if n_yielded == max_tokens:
+            break
+        if n_yielded == room:
+            return "context"
+        logits = model.decode_step(token, cache)
+    return "length"
+
+
+def choose(
+    logits: NDArray[np.float32],
+    temperature: float,
+    top_p: float,
+    rng: np.random.Generator,
+) -> int:
+    """Choose the next token.
+
+    Parameters
+    ----------
+    logits : (V,) float32
+    temperature, top_p : float
+        As in `generate`.
+    rng : numpy.random.Generator
+        One number is drawn, unless the temperature is 0.
+
+    Raises
+    ------
+    LatticeqError
+        If the logits hold NaN or infinities.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> choose(np.float32([0, 2, 2, 1]), 0.0, 1.0, rng)
+    1
+    """
+    if not np.isfinite(logits).all():
+        raise LatticeqError(
+            "the model's logits hold NaN or infinite numbers; its weights are damaged, or out of "
+            "the range of float32: run `latticeq verify` on the folder"
+        )
+    if temperature == 0:
+        return int(np.argmax(logits))
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max()
+    with np.errstate(under="ignore", over="ignore"):  # a tiny temperature makes exp(-inf) = 0
+        probabilities = np.exp(scaled / temperature)  # (V,)
+    probabilities /= probabilities.sum()
+    order = np.argsort(-probabilities, kind="stable")  # most likely first, then by id
+    cumulative = np.cumsum(probabilities[order])
+    # Everything before the token that reaches top_p, and that token.
+    size = min(int(np.searchsorted(cumulative, top_p, side="left")) + 1, len(order))
+    drawn = rng.random() * cumulative[size - 1]
+    return int(order[min(int(np.searchsorted(cumulative, drawn, side="right")), size - 1)])

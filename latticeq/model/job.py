@@ -1,0 +1,134 @@
+"""A quantization job on disk: finished parts beside the output folder, resumable at any time.
+
+``OUT.partial/`` holds ``job.json``, the settings that decide the bytes, and one folder a finished part.
+A part appears under its name only when it is whole, so whatever stops the job, a Ctrl-C, a full disk or a
+power cut, `open_job` goes on with what is there. It refuses settings that would give other bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.errors import FormatError, InputError, context
+from latticeq.storage.assemble import json_bytes
+from latticeq.storage.disk import disk_errors, new_folder
+from latticeq.storage.safetensors import SafetensorsWriter, TensorFolder
+
+__all__ = ["Job", "open_job"]
+
+_DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "uint16": "BF16"}
+
+
+class Job:
+    """The parts of one job.
+
+    Parameters
+    ----------
+    folder : Path
+        ``OUT.partial``; it exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, name: str) -> bool:
+        """Tell whether a part is finished."""
+        return (self.folder / name).is_dir()
+
+    def write(
+        self, name: str, tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]
+    ) -> None:
+        """Keep a finished part: its arrays (bfloat16 as uint16) and a JSON record about them."""
+        with new_folder(self.folder / name) as part:
+            with SafetensorsWriter(part / "model.safetensors", {}) as writer:
+                for tensor, array in tensors.items():
+                    writer.declare(tensor, _DTYPES[np.dtype(array.dtype).name], array.shape)
+                for tensor, array in tensors.items():
+                    writer.write(tensor, array)
+            (part / "record.json").write_bytes(json_bytes(record))
+
+    def record(self, name: str) -> dict[str, Any]:
+        """Return the record of a finished part."""
+        path = self.folder / name / "record.json"
+        with context(str(path)):
+            try:
+                found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise FormatError(f"cannot be read: {error}; start over with --force") from error
+        return found
+
+    @contextmanager
+    def tensors(self, names: list[str]) -> Iterator[list[TensorFolder]]:
+        """Open the arrays of some parts."""
+        opened = [TensorFolder(self.folder / name) for name in names]
+        try:
+            yield opened
+        finally:
+            for part in opened:
+                part.close()
+
+    def remove(self) -> None:
+        """Delete the job's folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def open_job(out: Path, settings: Mapping[str, Any], *, resume: bool, force: bool) -> Job:
+    """Start a job, or go on with the one that stands beside the output folder.
+
+    Parameters
+    ----------
+    out : Path
+        The checkpoint that the job will make.
+    settings : mapping
+        All that decides its bytes, as JSON values.
+    resume : bool
+        Go on with a job that is there, if there is one.
+    force : bool
+        Delete a job and an output folder that are there.
+
+    Raises
+    ------
+    InputError
+        If the output or a job exists and neither flag says what to do, or if the job to resume had
+        other settings; the message names them.
+    """
+    folder = out.with_name(out.name + ".partial")
+    with disk_errors(folder):
+        if force:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif out.exists():
+            raise InputError(f"{out} exists already; choose another folder or give --force")
+        if folder.exists():
+            if not resume:
+                raise InputError(
+                    f"{folder} holds an unfinished job; give --resume to go on with it or --force to "
+                    "start over"
+                )
+            _check_same(folder / "job.json", settings)
+            return Job(folder)
+        with new_folder(folder) as fresh:
+            (fresh / "job.json").write_bytes(json_bytes(dict(settings)))
+    return Job(folder)
+
+
+def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
+    with context(str(path)):
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"cannot be read: {error}; start over with --force") from error
+    now = json.loads(json_bytes(dict(settings)))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise InputError(
+                f"{path.parent} was started with {name} = {before.get(name)!r}; now it is "
+                f"{now.get(name)!r}. Give the same settings, or --force to start over"
+            )

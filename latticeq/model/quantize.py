@@ -1,0 +1,517 @@
+"""Quantize a model, one block at a time, into a checkpoint folder.
+
+Calibration text runs through the float model block by block; each block's linears are quantized under
+the Hessians of their own inputs and kept as a finished part (`latticeq.model.job`), and the hidden states
+move on to the next block. One block's weights, the hidden states of all calibration tokens and one set of
+Hessians are all that is in memory at once. Everything that can be refused is refused before this starts.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.errors import InputError, LatticeqError, context
+from latticeq.model.builtin_text import calibration_text
+from latticeq.model.config import LlamaConfig
+from latticeq.model.job import Job, open_job
+from latticeq.model.llama import BLOCK_LINEARS
+from latticeq.model.loader import Weights, load_block, load_config, load_embedding
+from latticeq.model.tokenizer import Tokenizer
+from latticeq.quantizers.calibration import Hessian
+from latticeq.quantizers.feedback import DAMPING
+from latticeq.quantizers.metrics import proxy_loss, relative_error
+from latticeq.quantizers.nestquant import NestQuant
+from latticeq.quantizers.scalar import Int8, round_to_nearest
+from latticeq.storage.assemble import json_bytes, write_checkpoint
+from latticeq.storage.checkpoint import FORMAT_VERSION, checksum, describe, pack, verify
+from latticeq.storage.disk import disk_errors, new_folder
+
+__all__ = ["LayerReport", "Options", "PlannedTensor", "QuantizeReport", "plan", "quantize"]
+
+SHARED_INPUT = {
+    "self_attn.k_proj": "self_attn.q_proj",
+    "self_attn.v_proj": "self_attn.q_proj",
+    "mlp.up_proj": "mlp.gate_proj",
+}
+"""Linears whose input is observed under another's name, because they share it."""
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides the bytes, besides the model and the calibration text.
+
+    Parameters
+    ----------
+    method : "nestquant"
+    regime : "w"
+        What is quantized: weights.
+    q, k, shaping, betas, selection, rotate, seed
+        Of `NestQuant`.
+    feedback : "ldlq" or "none"
+    damping : float
+        Relative damping of the Hessians.
+    embedding : "int8" or "keep"
+        How token embeddings and the output head are stored.
+    calibration_tokens : int
+        How many tokens of the calibration text are used; rounded down to whole windows.
+    calibration_context : int
+        Length of those windows.
+    """
+
+    method: str = "nestquant"
+    regime: str = "w"
+    q: int = 16
+    k: int = 4
+    shaping: str = "voronoi"
+    betas: str | tuple[float, ...] = "tuned"
+    selection: str = "opt"
+    rotate: str = "hadamard"
+    seed: int | None = None
+    feedback: str = "ldlq"
+    damping: float = DAMPING
+    embedding: str = "int8"
+    calibration_tokens: int = 32768
+    calibration_context: int = 2048
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "method": ("nestquant",),
+            "regime": ("w",),
+            "feedback": ("ldlq", "none"),
+            "embedding": ("int8", "keep"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                given = getattr(self, name)
+                raise InputError(f"{name} is {given!r}; it must be one of {', '.join(values)}")
+        if self.calibration_context < 2 or self.calibration_tokens < self.calibration_context:
+            raise InputError(
+                f"{self.calibration_tokens} calibration tokens in windows of "
+                f"{self.calibration_context}: give at least one window of at least 2 tokens"
+            )
+        if self.damping < 0:
+            raise InputError(f"damping is {self.damping}; it must be at least 0")
+
+    def quantizer(self) -> NestQuant:
+        """Return the quantizer of the linears."""
+        return NestQuant(
+            self.q, self.k, self.shaping, self.betas, self.selection, self.rotate, self.seed
+        )
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What will become of a matrix: a row of the plan."""
+
+    name: str
+    shape: tuple[int, int]
+    method: str
+    bits_per_weight: float
+    nbytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How one linear came out.
+
+    ``proxy_loss`` is the share of the layer's output that is lost on the calibration text;
+    ``proxy_loss_plain`` the same without feedback, ``proxy_loss_rtn`` with int4 rounded to nearest in
+    groups of 32. They are None when no calibration was done.
+    """
+
+    name: str
+    bits_per_weight: float
+    relative_error: float
+    seconds: float
+    proxy_loss: float | None = None
+    proxy_loss_plain: float | None = None
+    proxy_loss_rtn: float | None = None
+    damping: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What a quantization made.
+
+    ``bits_per_weight`` is effective, over the linears of all blocks; ``nbytes`` is the size of the
+    weights' files.
+    """
+
+    seconds: float
+    bits_per_weight: float
+    nbytes: int
+    embedding_bits_per_weight: float
+    layers: list[LayerReport] = field(default_factory=list)
+
+
+Reporter = Callable[[str, Any], None]
+"""Called with an event and its value: ("window", (block, done, total)), ("layer", LayerReport)."""
+
+
+def plan(source: Path, options: Options) -> list[PlannedTensor]:
+    """Return what quantizing would make of every matrix, reading no weights.
+
+    Raises
+    ------
+    InputError
+        If a matrix cannot be quantized with these options, or the options themselves are wrong.
+    FormatError
+        If the source folder is not a float model.
+    """
+    weights = Weights(source, load_config(source))
+    quantizer = options.quantizer()
+    rows = []
+    for name, shape in _matrices(weights.config).items():
+        size = (shape[0], shape[1])
+        if name.startswith("model.layers."):
+            rows.append(_planned_linear(name, size, quantizer))
+        elif options.embedding == "int8":
+            nbytes = (size[0] + -size[0] % 16) * size[1] + 2 * size[0]
+            rows.append(PlannedTensor(name, size, "int8", *_bits(nbytes, size), ""))
+        else:
+            nbytes = weights.matrix(name).nbytes
+            rows.append(PlannedTensor(name, size, "as it is", *_bits(nbytes, size), ""))
+    return rows
+
+
+def _planned_linear(name: str, size: tuple[int, int], quantizer: NestQuant) -> PlannedTensor:
+    if size[1] % 8:
+        raise InputError(
+            f"{name} has {size[1]} columns; blocks of 8 need a multiple of 8. This model cannot be "
+            "quantized with E8"
+        )
+    blocks = (size[0] + -size[0] % 16) * (size[1] // 8)
+    digit_bits, index_bits = (quantizer.q - 1).bit_length(), (quantizer.k - 1).bit_length()
+    nbytes = blocks * digit_bits + blocks * index_bits // 8 + 2 * size[0] + 4 * quantizer.k
+    method = f"nestquant q={quantizer.q} k={quantizer.k}"
+    note = quantizer.rotation(size[1]).describe()
+    return PlannedTensor(name, size, method, *_bits(nbytes, size), note)
+
+
+def _bits(nbytes: int, size: tuple[int, int]) -> tuple[float, int]:
+    return 8 * nbytes / (size[0] * size[1]), nbytes
+
+
+def _matrices(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    from latticeq.model.loader import expected_tensors
+
+    return {name: shape for name, shape in expected_tensors(config).items() if len(shape) == 2}
+
+
+def quantize(
+    source: str | Path,
+    out: str | Path,
+    *,
+    calibration: str | Path = "builtin",
+    resume: bool = False,
+    force: bool = False,
+    report: Reporter | None = None,
+    **options: Any,
+) -> QuantizeReport:
+    """Quantize a float model into a checkpoint folder.
+
+    Parameters
+    ----------
+    source : path
+        A Hugging Face folder with float weights.
+    out : path
+        The folder to make. It appears when it is complete and verified.
+    calibration : path or "builtin"
+        A UTF-8 text file, or the text that CPython brings along.
+    resume, force : bool
+        Go on with an unfinished job; or delete it, and an existing output, first.
+    report : callable, optional
+        Called as the work goes on, see `Reporter`.
+    **options
+        Fields of `Options`.
+
+    Returns
+    -------
+    QuantizeReport
+
+    Raises
+    ------
+    InputError
+        If an option, the model or the calibration text does not fit, or `out` exists.
+    FormatError
+        If a file of the source is missing or damaged.
+    LatticeqError
+        If the disk is too small, or a layer cannot be quantized; the message names it.
+    """
+    start = time.perf_counter()
+    source, out = Path(source), Path(out)
+    chosen = Options(**options)
+    planned = plan(source, chosen)
+    windows, fingerprint = _calibration(source, calibration, chosen)
+    settings = {
+        "source": str(source.resolve()),
+        "weights": _weights_fingerprint(source),
+        "options": asdict(chosen),
+        "calibration": fingerprint,
+        "format_version": FORMAT_VERSION,
+    }
+    _check_room(out, planned, force)
+    job = open_job(out, settings, resume=resume, force=force)
+    _quantize_parts(job, source, chosen, windows, report or (lambda event, value: None))
+    seconds = time.perf_counter() - start
+    return _assemble(job, source, out, chosen, fingerprint, force, seconds)
+
+
+def _calibration(
+    source: Path, text: str | Path, options: Options
+) -> tuple[NDArray[np.int64] | None, dict[str, Any] | None]:
+    """Return token windows, (windows, context), and what says where they are from."""
+    tokenizer = Tokenizer.from_folder(source)
+    if options.feedback == "none":
+        return None, None
+    name = str(text)
+    if name == "builtin":
+        content = calibration_text()
+    else:
+        with context(f"calibration text {name}"):
+            try:
+                content = Path(name).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"cannot be read as UTF-8 text: {error}") from error
+    ids = np.array(tokenizer.tokenize(content), np.int64)
+    count = options.calibration_tokens // options.calibration_context
+    needed = count * options.calibration_context
+    if len(ids) < needed:
+        raise InputError(
+            f"calibration text {name} has {len(ids)} tokens; {needed} were asked for: give a longer "
+            "text or fewer --calibration-tokens"
+        )
+    fingerprint = {
+        "text": name if name == "builtin" else Path(name).name,
+        "sha256": checksum(content.encode("utf-8")),
+        "tokens": needed,
+        "context": options.calibration_context,
+    }
+    return ids[:needed].reshape(count, -1), fingerprint
+
+
+def _weights_fingerprint(source: Path) -> str:
+    """Return a digest of the names, sizes and times of the source's weight files."""
+    stats = [(path.name, path.stat()) for path in sorted(source.glob("*.safetensors"))]
+    return checksum(repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode())
+
+
+def _check_room(out: Path, planned: list[PlannedTensor], force: bool) -> None:
+    """Refuse early what the disk cannot hold: the parts and the checkpoint made of them."""
+    if out.exists() and not force:
+        raise InputError(f"{out} exists already; choose another folder or give --force")
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out.parent).free
+    needed = 2 * sum(tensor.nbytes for tensor in planned) + 2**25
+    if free < needed:
+        raise LatticeqError(
+            f"{out.parent} has {free / 1e6:.0f} MB free; the job needs {needed / 1e6:.0f} MB. Free "
+            "some space or choose another disk"
+        )
+
+
+def _quantize_parts(
+    job: Job,
+    source: Path,
+    options: Options,
+    windows: NDArray[np.int64] | None,
+    report: Reporter,
+) -> None:
+    """Make every part that the job does not have yet."""
+    config = load_config(source)
+    weights = Weights(source, config)
+    _quantize_ends(job, weights, options)
+    missing = [i for i in range(config.num_hidden_layers) if not job.has(_part(i))]
+    hidden = None
+    if windows is not None and missing:
+        table = load_embedding(weights)
+        hidden = [table.rows(window) for window in windows]
+    for index in range(missing[-1] + 1 if missing else 0):
+        block = load_block(weights, index)
+        hessians: dict[str, Hessian] = {}
+
+        def observe(name: str, x: NDArray[np.float32], kept: dict[str, Hessian] = hessians) -> None:
+            kept.setdefault(name, Hessian(x.shape[1])).update(x)
+
+        is_done = job.has(_part(index))
+        for number in range(len(hidden or ())):
+            assert hidden is not None
+            hidden[number] = block.run(hidden[number], None if is_done else observe)
+            report("window", (index, number + 1, len(hidden)))
+        if not is_done:
+            _quantize_block(job, weights, index, options, hessians, report)
+
+
+def _part(index: int) -> str:
+    return f"block-{index:04d}"
+
+
+def _quantize_ends(job: Job, weights: Weights, options: Options) -> None:
+    """Make the part that holds embeddings, head and normalisation weights."""
+    if job.has("ends"):
+        return
+    tensors: dict[str, NDArray[Any]] = {}
+    entries = {}
+    for name, shape in _expected(weights).items():
+        is_matrix = len(shape) == 2
+        if is_matrix and name.startswith("model.layers."):
+            continue
+        if not is_matrix:
+            tensors[name] = weights.float32(name)
+        elif options.embedding == "keep":
+            tensors[name] = np.asarray(weights.matrix(name))
+        else:
+            with context(f"tensor {name}"):
+                coded = Int8().quantize(weights.matrix_float32(name))
+            tensors |= {f"{name}.{suffix}": array for suffix, array in pack(coded).items()}
+            entries[name] = describe(coded) | {"nbytes": coded.nbytes}
+    job.write("ends", tensors, {"tensors": entries, "layers": []})
+
+
+def _expected(weights: Weights) -> Mapping[str, tuple[int, ...]]:
+    from latticeq.model.loader import expected_tensors
+
+    return expected_tensors(weights.config)
+
+
+def _quantize_block(
+    job: Job,
+    weights: Weights,
+    index: int,
+    options: Options,
+    hessians: Mapping[str, Hessian],
+    report: Reporter,
+) -> None:
+    quantizer = options.quantizer()
+    means = {name: hessian.mean() for name, hessian in hessians.items()}
+    tensors: dict[str, NDArray[Any]] = {}
+    entries, layers = {}, []
+    for linear in BLOCK_LINEARS:
+        name = f"model.layers.{index}.{linear}.weight"
+        hessian = means.get(SHARED_INPUT.get(linear, linear))
+        start = time.perf_counter()
+        with context(f"tensor {name}"):
+            original = weights.matrix_float32(name)
+            coded = quantizer.quantize(original, hessian, options.damping)
+            row = _layer_report(name, original, coded, hessian, quantizer, start)
+        tensors |= {f"{name}.{suffix}": array for suffix, array in pack(coded).items()}
+        entries[name] = describe(coded) | {"nbytes": coded.nbytes}
+        layers.append(asdict(row))
+        report("layer", row)
+    job.write(_part(index), tensors, {"tensors": entries, "layers": layers})
+
+
+def _layer_report(
+    name: str,
+    original: NDArray[np.float32],
+    coded: Any,
+    hessian: NDArray[np.float64] | None,
+    quantizer: NestQuant,
+    start: float,
+) -> LayerReport:
+    values = coded.dequantize()
+    losses: dict[str, Any] = {}
+    if hessian is not None:
+        plain = quantizer.quantize(original).dequantize()
+        losses = {
+            "proxy_loss": proxy_loss(original, values, hessian),
+            "proxy_loss_plain": proxy_loss(original, plain, hessian),
+            "proxy_loss_rtn": proxy_loss(original, round_to_nearest(original), hessian),
+            "damping": coded.damping,
+        }
+    error = relative_error(original, values)
+    return LayerReport(
+        name, coded.bits_per_entry, error, round(time.perf_counter() - start, 3), **losses
+    )
+
+
+def _assemble(
+    job: Job,
+    source: Path,
+    out: Path,
+    options: Options,
+    calibration: dict[str, Any] | None,
+    force: bool,
+    seconds: float,
+) -> QuantizeReport:
+    """Make the checkpoint of all parts, verify it, and only then give it its name."""
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    names = ["ends", *(_part(i) for i in range(load_config(source).num_hidden_layers))]
+    records = [job.record(name) for name in names]
+    entries = {name: entry for record in records for name, entry in record["tensors"].items()}
+    layers = [LayerReport(**row) for record in records for row in record["layers"]]
+    linears = {name: e for name, e in entries.items() if e["format"] == "voronoi"}
+    config["quantization_config"] = {
+        "quant_method": "latticeq",
+        "format_version": FORMAT_VERSION,
+        "method": options.method,
+        "regime": options.regime,
+        "parameters": asdict(options),
+        "calibration": calibration,
+        "software": _software(),
+        "tensors": {
+            name: {field: value for field, value in entry.items() if field != "nbytes"}
+            for name, entry in entries.items()
+        },
+    }
+    files = {"config.json": json_bytes(config), "quantization_report.json": json_bytes(layers_json(layers))}
+    files |= {n: (source / n).read_bytes() for n in COPIED if (source / n).is_file()}
+    target = out
+    if force and out.exists():
+        shutil.rmtree(out)
+    with new_folder(target) as fresh, job.tensors(names) as parts:
+        write_checkpoint(fresh, parts, files)
+        verify(fresh)
+    job.remove()
+    size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    return QuantizeReport(
+        round(seconds, 3),
+        _mean_bits(linears),
+        size,
+        _mean_bits({name: e for name, e in entries.items() if e["format"] == "int8"}),
+        layers,
+    )
+
+
+def layers_json(layers: list[LayerReport]) -> list[dict[str, Any]]:
+    """Return the per-layer reports as JSON values."""
+    return [asdict(layer) for layer in layers]
+
+
+def _mean_bits(entries: Mapping[str, Mapping[str, Any]]) -> float:
+    numbers = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
+    return 8 * sum(entry["nbytes"] for entry in entries.values()) / numbers if numbers else 0.0
+
+
+def _software() -> dict[str, str]:
+    packages = {name: version(name) for name in ("numpy", "numba", "scipy")}
+    try:
+        packages["latticeq"] = version("latticeq")
+    except ImportError:
+        packages["latticeq"] = "not installed"
+    return {"python": platform.python_version(), **packages}

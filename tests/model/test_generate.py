@@ -1,0 +1,163 @@
+"""Generation on models that have no weights: what is chosen, and when it ends."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from latticeq.errors import InputError, LatticeqError
+from latticeq.model.generate import choose, generate
+from latticeq.model.loader import load
+from tests.tiny_llama import CONFIGS, random_ids, random_weights, write_folder
+
+
+class Fixed:
+    """A model whose logits are the same after every token; it notes what it was given."""
+
+    def __init__(self, logits, context=100):
+        self.logits = np.asarray(logits, np.float32)
+        self.context = context
+        self.given = []
+        self.capacity = None
+
+    def new_cache(self, context=None):
+        self.capacity = context
+        return self.given
+
+    def prefill(self, ids, cache):
+        cache.extend(ids)
+        assert len(cache) <= self.capacity
+        return self.logits
+
+    def decode_step(self, token, cache):
+        return self.prefill([token], cache)
+
+
+class Counting(Fixed):
+    """A model that is sure that each token is followed by the next number."""
+
+    def prefill(self, ids, cache):
+        super().prefill(ids, cache)
+        return np.eye(len(self.logits), dtype=np.float32)[(ids[-1] + 1) % len(self.logits)]
+
+
+def run(*args, **options):
+    """Return the tokens and why they ended."""
+    generator, tokens = generate(*args, **options), []
+    while True:
+        try:
+            tokens.append(next(generator))
+        except StopIteration as end:
+            return tokens, end.value
+
+
+def test_greedy_follows_the_model():
+    model = Counting(np.zeros(50))
+    assert run(model, [3, 4], max_tokens=5) == ([5, 6, 7, 8, 9], "length")
+    assert model.given == [3, 4, 5, 6, 7, 8]  # the last token is not fed back
+
+
+def test_greedy_takes_the_first_of_equals():
+    assert run(Fixed(np.zeros(9)), [1], max_tokens=2) == ([0, 0], "length")
+
+
+def test_a_stop_id_ends_and_is_not_yielded():
+    assert run(Counting(np.zeros(50)), [3], stop_ids={6, 40}) == ([4, 5], "stop")
+    assert run(Counting(np.zeros(50)), [3], stop_ids=frozenset([4])) == ([], "stop")
+
+
+@pytest.mark.parametrize("length", [1, 7, 19])
+def test_a_full_context_ends(length):
+    model = Counting(np.zeros(50), context=20)
+    tokens, reason = run(model, list(range(length)), max_tokens=100)
+    assert reason == "context"
+    assert len(model.given) == 20  # every place is used
+    assert len(tokens) == 20 - length + 1
+
+
+def test_a_generation_that_just_fits_ends_by_length():
+    model = Counting(np.zeros(50), context=20)
+    assert run(model, [0], max_tokens=20)[1] == "length"
+
+
+def test_a_long_prompt_is_taken_in_whole():
+    model = Counting(np.zeros(50), context=2000)
+    prompt = [int(i) for i in np.arange(1300) % 50]
+    assert run(model, prompt, max_tokens=1)[0] == [(prompt[-1] + 1) % 50]
+    assert model.given == prompt
+
+
+def test_a_seed_repeats_and_another_differs():
+    model = Fixed(np.zeros(1000))
+    runs = [
+        run(model.__class__(model.logits), [1], max_tokens=20, temperature=1.0, seed=seed)[0]
+        for seed in (5, 5, 6)
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_uniform_logits_are_sampled_uniformly():
+    rng = np.random.default_rng(0)
+    counts = Counter(choose(np.zeros(4, np.float32), 1.0, 1.0, rng) for _ in range(4000))
+    assert set(counts) == {0, 1, 2, 3}
+    # Five standard deviations of a binomial with p = 1/4.
+    assert all(abs(count - 1000) < 5 * np.sqrt(4000 * 3 / 16) for count in counts.values())
+
+
+def test_temperature_sharpens():
+    rng = np.random.default_rng(0)
+    logits = np.log(np.float32([0.6, 0.4]))
+    share = np.mean([choose(logits, 0.5, 1.0, rng) == 0 for _ in range(4000)])
+    assert share == pytest.approx(0.36 / (0.36 + 0.16), abs=0.04)
+    assert choose(logits, 1e-300, 1.0, rng) == 0
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(0.1, {2}), (0.5, {2}), (0.51, {2, 0}), (0.8, {2, 0}), (0.85, {2, 0, 3}), (1.0, {0, 1, 2, 3})],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
+    rng = np.random.default_rng(0)
+    # In float64, as the logits are only those of float32: halves and quarters stay exact enough.
+    logits = np.log(np.array([0.3, 0.075, 0.5, 0.125])).astype(np.float32)
+    top_p += -1e-6 if top_p in (0.5, 0.8) else 0  # the sums are only as exact as float32 logits
+    assert {choose(logits, 1.0, top_p, rng) for _ in range(500)} == kept
+
+
+def test_top_p_breaks_ties_by_id():
+    rng = np.random.default_rng(0)
+    assert {choose(np.zeros(4, np.float32), 1.0, 0.5, rng) for _ in range(200)} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([], {}, "the prompt has 0 tokens; it must have from 1 to 99"),
+        ([1] * 100, {}, "the prompt has 100 tokens"),
+        ([1], {"max_tokens": 0}, "max_tokens is 0"),
+        ([1], {"temperature": -1}, "temperature is -1"),
+        ([1], {"temperature": float("nan")}, "temperature is nan"),
+        ([1], {"top_p": 0}, "top_p is 0"),
+        ([1], {"top_p": 1.1}, "top_p is 1.1"),
+    ],
+)
+def test_errors_come_before_any_work(prompt, options, message):
+    model = Fixed(np.zeros(3))
+    with pytest.raises(InputError, match=message):
+        generate(model, prompt, **options)
+    assert model.capacity is None
+
+
+def test_logits_that_are_not_numbers_are_an_error():
+    with pytest.raises(LatticeqError, match="NaN"):
+        run(Fixed([0, np.nan]), [1])
+
+
+def test_a_real_model_generates_what_its_logits_say(tmp_path):
+    config = CONFIGS["tied"]
+    model = load(write_folder(tmp_path, config, random_weights(config)))
+    prompt = random_ids(config, 4).tolist()
+    tokens = model.generate(prompt, max_tokens=4)
+    whole = model.logits(prompt + tokens)
+    assert tokens == whole[3:-1].argmax(axis=1).tolist()
