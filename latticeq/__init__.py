@@ -18,34 +18,55 @@ if TYPE_CHECKING:
         MissingDependencyError,
         VerificationError,
     )
+    from latticeq.model.loader import load
+    from latticeq.model.perplexity import perplexity
+    from latticeq.model.pull import pull
+    from latticeq.model.quantize import quantize
+    from latticeq.quantizers.nestquant import NestQuant
+    from latticeq.quantizers.scalar import Int8
+    from latticeq.storage.checkpoint import verify
     from latticeq.transforms.rotation import Rotation
 
 _MODULES = ["codes", "lattices", "linear", "model", "quantizers", "storage", "transforms"]
 
 _HOMES = {
     "FormatError": "latticeq.errors",
+    "Int8": "latticeq.quantizers.scalar",
     "InputError": "latticeq.errors",
     "LatticeqError": "latticeq.errors",
     "MissingDependencyError": "latticeq.errors",
+    "NestQuant": "latticeq.quantizers.nestquant",
     "Rotation": "latticeq.transforms.rotation",
     "VerificationError": "latticeq.errors",
+    "load": "latticeq.model.loader",
+    "perplexity": "latticeq.model.perplexity",
+    "pull": "latticeq.model.pull",
+    "quantize": "latticeq.model.quantize",
+    "verify": "latticeq.storage.checkpoint",
 }
 """Where each public name lives; `__getattr__` brings it from there."""
 
 __all__ = [
     "FormatError",
     "InputError",
+    "Int8",
     "LatticeqError",
     "MissingDependencyError",
+    "NestQuant",
     "Rotation",
     "VerificationError",
     "codes",
     "lattices",
     "linear",
+    "load",
     "model",
+    "perplexity",
+    "pull",
+    "quantize",
     "quantizers",
     "storage",
     "transforms",
+    "verify",
 ]
 
 

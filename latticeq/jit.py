@@ -15,14 +15,20 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, overload
+
+# Between two parallel regions the threads should spin, but not for long: one that sleeps at once
+# costs up to 100 microseconds to wake, one that spins on keeps any other process off its core for
+# 8 ms at a time. It must be said before numba loads OpenMP; what a user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numba
 from numba import prange
 
 __all__ = ["IS_JIT", "cache_root", "kernel", "kernel_cache", "prange", "set_threads", "threads"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = Callable[..., Any]
 
 IS_JIT = not numba.config.DISABLE_JIT
 """False under ``NUMBA_DISABLE_JIT=1``: vector kernels then hand over to their scalar twins."""
@@ -51,6 +57,14 @@ def kernel_cache() -> Path:
         stat = source.stat()
         digest.update(f"{source}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
     return cache_root() / "kernels" / f"{numba.__version__}-{digest.hexdigest()[:16]}"
+
+
+@overload
+def kernel(function: Function, *, parallel: bool = ..., inline: bool = ...) -> Function: ...
+
+
+@overload
+def kernel(*, parallel: bool = ..., inline: bool = ...) -> Callable[[Function], Function]: ...
 
 
 def kernel(

@@ -50,7 +50,7 @@ def norm(x: Array) -> Array:
 
 
 def closest_e8(x: Array) -> Array:
-    """Return the closest point of E8 = D8 ∪ (D8 + ½): the nearer of two, the integer one at ties."""
+    """Return the closest point of E8 = D8 ∪ (D8 + ½), the integer one of two equally near."""
     half = x.dtype.type(0.5)
     integer = closest_dn(x)
     shifted = closest_dn(x - half) + half
@@ -61,7 +61,8 @@ def closest_e8(x: Array) -> Array:
 def is_e8(doubled: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Tell whether integer vectors are points of E8 in doubled coordinates."""
     same_parity = (doubled % 2 == doubled[..., :1] % 2).all(axis=-1)
-    return same_parity & (doubled.sum(axis=-1) % 4 == 0)
+    inside: NDArray[np.bool_] = same_parity & (doubled.sum(axis=-1) % 4 == 0)
+    return inside
 
 
 def short_vectors(largest: int) -> NDArray[np.float64]:
@@ -69,4 +70,5 @@ def short_vectors(largest: int) -> NDArray[np.float64]:
     whole = np.array(list(product(range(-largest, largest + 1), repeat=8)), dtype=np.int8)
     doubled = np.concatenate([2 * whole, 2 * whole + 1])
     inside = doubled[(np.abs(doubled) <= 2 * largest).all(axis=1)]
-    return inside[is_e8(inside.astype(np.int64))] / 2
+    points: NDArray[np.float64] = inside[is_e8(inside.astype(np.int64))] / 2
+    return points

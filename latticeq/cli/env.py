@@ -11,7 +11,7 @@ from typing import Any
 from latticeq.cli import machine
 from latticeq.cli.console import say
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run", "versions"]
 
 HELP = "show what this machine will run, and with what"
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Report versions, processor, kernel path, threads, memory, cache folder and extras."""
-    from latticeq import __version__, simd
+    from latticeq import simd
     from latticeq.jit import cache_root
     from latticeq.simd.packed import features
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"latticeq": __version__} | {name: _version(name) for name in LIBRARIES},
+        "versions": {name: number for name, number in versions().items() if name != "python"},
         "cpu": machine.cpu_name(),
         "cpu_features": [name for name in FEATURES if name in features()],
         "kernels": simd.path(),
@@ -53,6 +53,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     _report(result)
     return result
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, latticeq and its libraries; None where one is missing."""
+    from latticeq import __version__
+
+    own = {"python": platform.python_version(), "latticeq": __version__}
+    return own | {name: _version(name) for name in LIBRARIES}
 
 
 def _version(package: str) -> str | None:

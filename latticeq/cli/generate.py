@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from latticeq.model.generate import StopReason
     from latticeq.model.tokenizer import StreamDecoder
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run", "stream"]
 
 HELP = "continue a prompt with a model"
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         progress=True,
     )
     start = time.perf_counter()
-    text, times, reason = _stream(tokens, tokenizer.stream())
+    text, times, reason = stream(tokens, tokenizer.stream())
     # The first token waits for the prompt; those after it are the decoding speed.
     first_s = times[0] - start if times else None
     speed = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else None
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _stream(
+def stream(
     tokens: Generator[int, None, StopReason], decoder: StreamDecoder
 ) -> tuple[str, list[float], StopReason]:
     """Show tokens as they come; return the text, the time of each token, and why they ended."""

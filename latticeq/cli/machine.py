@@ -17,6 +17,7 @@ __all__ = [
     "cpu_name",
     "limit_threads",
     "logical_cores",
+    "peak_rss_mib",
     "physical_cores",
     "total_memory",
 ]
@@ -150,6 +151,20 @@ def available_memory() -> int | None:
         if name == "MemAvailable":
             return int(value.split()[0]) * 1024
     return None
+
+
+def peak_rss_mib() -> float | None:
+    """Return the most memory this process has had, in MiB, or None if the system does not say."""
+    for line in _text(Path("/proc/self/status")).splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return round(int(value.split()[0]) / 2**10, 1)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes, or kilobytes
 
 
 def _text(path: Path) -> str:

@@ -117,6 +117,7 @@ def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"latticeq {verb}", description=f"{module.HELP}.", allow_abbrev=False
     )
+    parser.set_defaults(seed=0)  # a verb may set another default
     module.add_arguments(parser)
     common = parser.add_argument_group("common to all verbs")
     common.add_argument(
@@ -129,9 +130,8 @@ def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     common.add_argument(
         "--seed",
         type=_seed,
-        default=0,
         metavar="N",
-        help="seed of everything that is drawn at random (default: 0, so that runs repeat)",
+        help="seed of everything that is drawn at random (default: %(default)s; runs repeat)",
     )
     common.add_argument(
         "--json", action="store_true", help="end stdout with the result as one line of JSON"

@@ -1,1 +1,1 @@
-
+"""Codes: lattice points named by digits, and back."""

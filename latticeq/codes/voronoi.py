@@ -1,20 +1,21 @@
 r"""Nested Voronoi codes E8/qE8, and unions of k of them at different scales.
 
-A lattice point t = G c carries the digits c mod q, eight numbers in 0..q−1: log₂ q bits an entry. The
-decoder takes the member of G c + qE8 that lies in the Voronoi cell of qE8; t is *overloaded* if that
-is another point. A union keeps k scales β₀ < β₁ < … and names the one used by log₂ k bits a block.
+A lattice point t = G c carries the digits c mod q, eight numbers in 0..q−1: log₂ q bits an entry.
+The decoder takes the member of G c + qE8 that lies in the Voronoi cell of qE8; t is *overloaded* if
+that is another point. A union keeps k scales β₀ < β₁ < … and names the one used by log₂ k bits a
+block.
 
-**Ties.** Many lattice points lie exactly on the boundary of q times the cell. The decoder is
-f(y) = y − q·Q((y + s)/q) with the fixed generic vector s_i = 2^−(4+i): the cell is moved by so little
-that every representative still has minimal norm, and so generically that none lies on its boundary.
+**Ties.** Many lattice points lie exactly on the boundary of q times the cell. The decoder is f(y) =
+y − q·Q((y + s)/q) with the fixed generic vector s_i = 2^−(4+i): the cell is moved by so little that
+every representative still has minimal norm, and so generically that none lies on its boundary.
 Hence f(y + λ) = f(y) for λ in qE8, and t is inside exactly when (t + s)·r < q for all 240 roots r,
 which `gauge_lanes` asks. In doubled coordinates all of it is integer arithmetic.
 
 **Overload-aware encoding.** When the closest point of y = x/β is outside, y is drawn back to the
 boundary (times q over its gauge) and then shrunk by `SHRINK` until its closest point is inside.
 
-Sources: Conway and Sloane, *A fast encoding method for lattice codes and quantizers*, IEEE Trans. IT
-29(6), 1983; Savkin et al., *NestQuant*, arXiv 2502.09720, sections 3 and 4.
+Sources: Conway and Sloane, *A fast encoding method for lattice codes and quantizers*, IEEE Trans.
+IT 29(6), 1983; Savkin et al., *NestQuant*, arXiv 2502.09720, sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from latticeq.simd import (
     load_byte_blocks,
     magnitude,
     maximum,
-    minimum,
     parity_bits,
     places,
     rint,
@@ -106,13 +106,15 @@ class VoronoiCode:
     selection: str = "opt"
 
     def __post_init__(self) -> None:
-        if not 2 <= self.q <= MAX_Q:
-            raise InputError(f"q is {self.q}; the nesting ratio must be from 2 to {MAX_Q}")
+        if type(self.q) is not int or not 2 <= self.q <= MAX_Q:
+            raise InputError(
+                f"q is {self.q!r}; the nesting ratio must be an integer from 2 to {MAX_Q}"
+            )
         scales = np.asarray(self.betas, np.float64)
         rising = scales.ndim == 1 and 1 <= scales.size <= 256 and bool((np.diff(scales) > 0).all())
         if not (rising and np.isfinite(scales).all() and scales[0] > 0):
             raise InputError(
-                f"betas are {self.betas}; they must be 1 to 256 positive, strictly increasing scales"
+                f"betas are {self.betas}; they must be 1 to 256 positive, increasing scales"
             )
         if self.selection not in {"opt", "first"}:
             raise InputError(f"selection is {self.selection!r}; it must be 'opt' or 'first'")
@@ -143,9 +145,7 @@ class VoronoiCode:
         digits, scale_index, _ = self.encode_decoded(x)
         return digits, scale_index
 
-    def encode_decoded(
-        self, x: Any
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[Any]]:
+    def encode_decoded(self, x: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[Any]]:
         """Return what `encode` returns, and the values that it decodes to, in the dtype of `x`."""
         rows, shape = checked(x, 8)
         betas = np.asarray(self.betas, rows.dtype)
@@ -163,9 +163,7 @@ class VoronoiCode:
             values[:n].reshape(shape),
         )
 
-    def decode(
-        self, digits: Any, scale_index: Any, dtype: Any = np.float32
-    ) -> NDArray[Any]:
+    def decode(self, digits: Any, scale_index: Any, dtype: Any = np.float32) -> NDArray[Any]:
         """Return the values that digits and scale indices stand for.
 
         Parameters
@@ -190,7 +188,8 @@ class VoronoiCode:
         _check_range("scale index", scale_index, len(self.betas))
         doubled = decode_doubled(digits.reshape(-1, 8), self.q)
         scales = np.asarray(self.betas, dtype)[scale_index.reshape(-1)] * np.dtype(dtype).type(0.5)
-        return (doubled * scales[:, None]).reshape(digits.shape)
+        values: NDArray[Any] = doubled * scales[:, None]
+        return values.reshape(digits.shape)
 
 
 def _check_range(what: str, values: NDArray[Any], limit: int) -> None:
@@ -269,7 +268,8 @@ def closest_codeword_lanes(x: Any, betas: Any, inverse: Any, q: int, first_fit: 
 @kernel(inline=True)
 def _drawn_inside(y: Any, t: Any, outside: Any, q: int) -> Any:
     """Shrink the lanes that are outside until their closest point is inside."""
-    factor = minimum(q / gauge_lanes(y), 1)
+    reach = gauge_lanes(y)
+    factor = q / maximum(reach, filled(q, reach))
     while any_lane(outside):
         t = select(outside, closest_point_e8_lanes(y * factor), t)
         outside = gauge_lanes(t + spread(SHIFT, y)) >= q
@@ -281,8 +281,8 @@ def _drawn_inside(y: Any, t: Any, outside: Any, q: int) -> Any:
 def gauge_lanes(y: Any) -> Any:
     """Return max y·r over the 240 roots r, the gauge of E8's Voronoi cell, one number a lane.
 
-    Integer roots give the sum of the two largest magnitudes; half-integer roots half the sum of all,
-    less the smallest where y's signs have odd parity.
+    Integer roots give the sum of the two largest magnitudes; half-integer roots half the sum of
+    all, less the smallest where y's signs have odd parity.
     """
     a = magnitude(y)
     whole = total(a)

@@ -1,11 +1,11 @@
 r"""The lattice D_n: integer vectors whose entries add up to an even number.
 
-Closest point (Conway and Sloane, *Fast quantizing and decoding algorithms for lattice quantizers and
-codes*, IEEE Trans. IT 28(2), 1982, section IV): round every coordinate; if the sum came out odd,
-round the coordinate with the largest rounding error the other way.
+Closest point (Conway and Sloane, *Fast quantizing and decoding algorithms for lattice quantizers
+and codes*, IEEE Trans. IT 28(2), 1982, section IV): round every coordinate; if the sum came out
+odd, round the coordinate with the largest rounding error the other way.
 
-Ties are defined. A half rounds to the even integer; of equal rounding errors the first coordinate is
-re-rounded; a coordinate without error is re-rounded upwards.
+Ties are defined. A half rounds to the even integer; of equal rounding errors the first coordinate
+is re-rounded; a coordinate without error is re-rounded upwards.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def closest_point(x: Any) -> NDArray[Any]:
 @kernel
 def _closest_points(x: Any, out: Any) -> None:
     for row in range(len(x)):
-        worst, error, odd = 0, -1.0, 0
+        worst, error, odd = 0, -1.0, np.int64(0)
         for i in range(x.shape[1]):
             out[row, i] = np.rint(x[row, i])
             odd ^= np.int64(out[row, i]) & 1

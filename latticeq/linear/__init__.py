@@ -1,1 +1,1 @@
-
+"""Linear layers: products straight from what is stored."""

@@ -1,8 +1,8 @@
 """Kernels that multiply straight from packed Voronoi codewords, sixteen rows a vector.
 
-A row group is a stream of 32-bit words, one a lane and block (see `latticeq.storage.bits`). Each step
-decodes sixteen codewords to bytes and takes their dot product with the same eight activations, so no
-sum across lanes is ever needed:
+A row group is a stream of 32-bit words, one a lane and block (see `latticeq.storage.bits`). Each
+step decodes sixteen codewords to bytes and takes their dot product with the same eight activations,
+so no sum across lanes is ever needed:
 
     y_m = row_scale_m · a · Σ_blocks β_mb · (v_mb · x_b) / 2
 
@@ -27,8 +27,10 @@ from latticeq.simd import (
     lane_index,
     load,
     load_byte_blocks,
+    load_floats_at,
+    load_ints_at,
     lookup,
-    peek,
+    peek_at,
     select,
     shift_right,
     store,
@@ -62,55 +64,71 @@ def deal(values: Any, pairs: Any) -> None:
 
 
 @kernel(inline=True)
-def _scale_index_lanes(stream: Any, block: int, width: int, like: Any) -> Any:
-    """Return the scale indices of sixteen rows, `width` bits each, 2·width bytes a block."""
+def _scale_index_at(address: int, width: int, like: Any) -> Any:
+    """Return the scale indices of sixteen rows: `width` bits each, 2 * width bytes at an address."""
     lane = lane_index(like)
+    if width == 2:
+        bits = broadcast(np.int32(peek_at(address, 4)), lane)
+        return shift_right(bits, lane * 2) & 3
     if width == 0:
         return filled(0, lane)
-    if width == 2:
-        return shift_right(broadcast(peek(stream, 4 * block), lane), lane * 2) & 3
-    low, high = np.int32(0), np.int32(0)
-    for j in range(width):
-        low |= np.int32(np.int32(stream[2 * width * block + j]) << np.int32(8 * j))
-        high |= np.int32(np.int32(stream[2 * width * block + width + j]) << np.int32(8 * j))
-    bits = select(lane < 8, broadcast(low, lane), broadcast(high, lane))
+    if width == 1:
+        return shift_right(broadcast(np.int32(peek_at(address, 2)), lane), lane) & 1
+    low, high = peek_at(address, 4), peek_at(address + 4, 4) if width == 4 else 0
+    if width == 3:
+        low, high = low & 0xFFFFFF, (peek_at(address + 4, 2) << 8) | (low >> 24)
+    bits = select(lane < 8, broadcast(np.int32(low), lane), broadcast(np.int32(high), lane))
     return shift_right(bits, (lane & 7) * width) & ((1 << width) - 1)
 
 
+@kernel(inline=True)
+def _rows(tables: Any) -> Any:
+    return load(tables, 0), load(tables, 16), load(tables, 32), load(tables, 48)
+
+
 @kernel(parallel=True)
-def multiply_row(
-    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, pairs: Any, y: Any
-) -> None:
-    """Multiply one row of int8 activations by packed codewords; y is short of its scale.
+def multiply_row(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    """Multiply one row of int8 activations by several matrices of packed codewords.
 
     Parameters
     ----------
-    words : (groups, N / 8, 16) int32
-    scale_index : (groups, N / 8 * 2 * width) uint8
-    width : int
-        Bits of a scale index.
-    betas : (16,) float32
-        Half the scale that each index names; halved because decoded points are doubled.
-    row_scale : (16 * groups,) float32
+    plan : (matrices, 6) int64
+        For each matrix the columns `PLAN`: the addresses of its words, (groups, N / 8, 16) int32;
+        scale indices, (groups, N / 8, 2 * width) uint8; betas, (16,) float32, half the scale that
+        each index names, as decoded points are doubled; row scales, (16 * groups,) float32; the
+        width of a scale index; and the number of groups of this matrix and those before it.
     q : int
+        Of all of them.
+    tables : (4, 16) int32
+        Of `latticeq.codes.words.word_tables`.
     pairs : (N / 8, 3) int32
         From `deal`.
-    y : (16 * groups,) float32, output
+    scale : float
+        The activations' scale.
+    y : (16 * groups of all,) float32, output
     """
-    for group in prange(len(words)):
-        mine, indices = words[group], scale_index[group]
-        table = load(betas, 0)
+    blocks = len(pairs)
+    for group in prange(plan[-1, 5]):
+        matrix, mine = 0, group
+        while plan[matrix, 5] <= group:
+            matrix, mine = matrix + 1, group - plan[matrix, 5]
+        width = plan[matrix, 4]
+        words = plan[matrix, 0] + 64 * blocks * mine
+        indices = plan[matrix, 1] + 2 * width * blocks * mine
+        table = load_floats_at(plan[matrix, 2])
         total = filled(0, table)
         lane = lane_index(table)
-        for block in range(len(pairs)):
-            even, odd = decode_words_lanes(load(mine, 16 * block), q)
+        byte_tables = _rows(tables)
+        for block in range(blocks):
+            even, odd = decode_words_lanes(load_ints_at(words + 64 * block), q, byte_tables)
             # The bytes are raised by 2q: the accumulator starts where that makes it right.
             dot = broadcast(np.int32(-2 * q * pairs[block, 2]), lane)
             dot = dot_bytes(dot, even, broadcast(pairs[block, 0], lane))
             dot = dot_bytes(dot, odd, broadcast(pairs[block, 1], lane))
-            beta = lookup(table, _scale_index_lanes(indices, block, width, lane))
+            beta = lookup(table, _scale_index_at(indices + 2 * width * block, width, lane))
             total = fused_multiply_add(beta, to_float(dot), total)
-        store(y, 16 * group, total * load(row_scale, 16 * group))
+        row_scale = load_floats_at(plan[matrix, 3] + 64 * mine) * scale
+        store(y, 16 * group, total * row_scale)
 
 
 @kernel(parallel=True)
@@ -121,6 +139,7 @@ def dequantize_groups(
     betas: Any,
     row_scale: Any,
     q: int,
+    tables: Any,
     first: int,
     out: Any,
 ) -> None:
@@ -128,8 +147,16 @@ def dequantize_groups(
 
     Parameters
     ----------
-    words, scale_index, width, betas, row_scale, q
-        As in `multiply_row`.
+    words : (groups, N / 8, 16) int32
+    scale_index : (groups, N / 8 * 2 * width) uint8
+    width : int
+        Bits of a scale index.
+    betas : (16,) float32
+        Half the scale that each index names, as decoded points are doubled.
+    row_scale : (16 * groups,) float32
+    q : int
+    tables : (4, 16) int32
+        Of `latticeq.codes.words.word_tables`.
     first : int
         The first group to decode.
     out : (N, 16 * n) float32, output
@@ -138,11 +165,12 @@ def dequantize_groups(
     columns = out.shape[1]
     for step in prange(columns // 16):
         group = first + step
-        mine, indices = words[group], scale_index[group]
+        mine, indices = words[group], scale_index[group].ctypes.data
         table, scale = load(betas, 0), load(row_scale, 16 * group)
+        byte_tables = _rows(tables)
         for block in range(len(mine)):
-            even, odd = decode_words_lanes(load(mine, 16 * block), q)
-            beta = scale * lookup(table, _scale_index_lanes(indices, block, width, even))
+            even, odd = decode_words_lanes(load(mine, 16 * block), q, byte_tables)
+            beta = scale * lookup(table, _scale_index_at(indices + 2 * width * block, width, even))
             at = 8 * block * columns + 16 * step
             for i in range(4):
                 value = to_float((shift_right(even, 8 * i) & 255) - 2 * q)
@@ -174,7 +202,7 @@ def dequantize_any_groups(
     mask = np.uint64((1 << digit_bits) - 1)
     for step in prange(columns // 16):
         group = first + step
-        mine, indices = digits[group], scale_index[group]
+        mine, indices = digits[group], scale_index[group].ctypes.data
         table, scale = load(betas, 0), load(row_scale, 16 * group)
         blocks = np.empty((16, 8), np.uint8)
         for block in range(len(mine)):
@@ -186,6 +214,6 @@ def dequantize_any_groups(
                     blocks[lane, i] = (joined >> np.uint64(digit_bits * i)) & mask
             point = fold_lanes(generator_lanes(load_byte_blocks(blocks, 0)), q)
             beta = scale * lookup(
-                table, _scale_index_lanes(indices, block, width, lane_index(scale))
+                table, _scale_index_at(indices + 2 * width * block, width, scale)
             )
             store_strided(out, 8 * block * columns + 16 * step, columns, to_float(point) * beta)

@@ -1,8 +1,9 @@
 """Linear layers that multiply straight from packed bytes.
 
-One token is multiplied fused: activations are rotated, rounded to int8 under one scale and multiplied
-by codewords as they are decoded, so that a layer's packed bytes are read once and nothing else is. For
-many tokens tiles of rows are decoded once to float32 and multiplied by BLAS, activations in float32.
+One token is multiplied fused: activations are rotated, rounded to int8 under one scale and
+multiplied by codewords as they are decoded, so that a layer's packed bytes are read once and
+nothing else is. For many tokens tiles of rows are decoded once to float32 and multiplied by BLAS,
+activations in float32.
 
 The bytes are used where they are, memory-mapped; float32 tiles are the only copies.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latticeq.codes.words import word_tables
 from latticeq.errors import InputError
 from latticeq.linear.int8_kernels import dequantize_int8_groups, multiply_int8_row, quantize_row
 from latticeq.linear.nest_kernels import (
@@ -111,9 +113,12 @@ class VoronoiLinear(_TiledLinear):
         self._row_scale = _padded_scale(packed.row_scale)
         self._digits = _read_only(packed.digits)
         self._scale_index = _read_only(packed.scale_index.reshape(self._groups, -1))
+        self._kind = (packed.rotation, packed.q)
+        self._plan: tuple[tuple[int, ...], NDArray[np.int64], tuple[int, ...]] | None = None
         self._words = None
         if packed.digits.shape[3] == 4:  # digits of four bits: one 32-bit word a block
             self._words = _read_only(packed.digits.view("<i4")[..., 0])
+            self._tables = word_tables(packed.q)
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply: (T, N) float32 -> (T, M) float32."""
@@ -123,60 +128,57 @@ class VoronoiLinear(_TiledLinear):
     def apply_group(
         linears: Sequence[VoronoiLinear], x: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Multiply one input by several matrices, rotating it once for each rotation."""
+        """Multiply one input by several matrices, rotating it once, in one parallel region."""
+        first = linears[0]
         for linear in linears:
             linear._checked(x)
-        prepared: dict[Any, Any] = {}
-        out = []
-        for linear in linears:
-            if linear.rotation not in prepared:
-                prepared[linear.rotation] = linear._prepared(x)
-            rotated, row = prepared[linear.rotation]
-            if len(x) == 1 and linear._words is not None:
-                y = linear._multiply_one(*row)
-            else:
-                y = linear._multiply_many(rotated)
-            out.append(linear._finished(y))
-        return out
+        if any(linear._kind != first._kind for linear in linears):
+            return [linear(x) for linear in linears]
+        rotated = first.rotation.apply(np.ascontiguousarray(x))
+        if len(x) == 1 and first._words is not None:
+            ys = first._multiply_one(linears, rotated[0])
+        else:
+            ys = [linear._multiply_many(rotated) for linear in linears]
+        return [linear._finished(y) for linear, y in zip(linears, ys, strict=True)]
 
-    def _prepared(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any]:
-        """Return the rotated input and, for one token, its int8 pairs and their scale."""
-        rotated = self.rotation.apply(np.ascontiguousarray(x))
-        if len(x) > 1:
-            return rotated, None
+    def _multiply_one(
+        self, linears: Sequence[VoronoiLinear], x: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Multiply one rotated token by matrices of this one's kind."""
         values = np.empty(self.in_features, np.int8)
         pairs = np.empty((self.in_features // 8, 3), np.int32)
-        scale = quantize_row(rotated[0], values)
+        scale = quantize_row(x, values)
         deal(values, pairs)
-        return rotated, (pairs, np.float32(scale))
+        plan, starts = self._plan_of(linears)
+        y = np.empty(ROWS * plan[-1, -1], np.float32)
+        multiply_row(plan, self._q, self._tables, pairs, np.float32(scale), y)
+        return [
+            y[None, start : start + linear.out_features]
+            for start, linear in zip(starts, linears, strict=True)
+        ]
 
-    def _multiply_one(self, pairs: NDArray[np.int32], scale: np.float32) -> NDArray[np.float32]:
-        y = np.empty((1, ROWS * self._groups), np.float32)
-        multiply_row(
-            self._words,
-            self._scale_index,
-            self._index_width,
-            self._betas,
-            self._row_scale,
-            self._q,
-            pairs,
-            y[0],
-        )
-        y *= scale
-        return y[:, : self.out_features]
+    def _plan_of(
+        self, linears: Sequence[VoronoiLinear]
+    ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+        """Return what `multiply_row` needs to know of matrices, and where their outputs start."""
+        key = tuple(map(id, linears))
+        if self._plan is None or self._plan[0] != key:
+            ends = np.cumsum([linear._groups for linear in linears])
+            rows = [[*linear._addresses(), end] for linear, end in zip(linears, ends, strict=True)]
+            starts = tuple(int(ROWS * (e - f._groups)) for e, f in zip(ends, linears, strict=True))
+            self._plan = key, np.array(rows, np.int64), starts
+        return self._plan[1:]
+
+    def _addresses(self) -> list[int]:
+        arrays = (self._words, self._scale_index, self._betas, self._row_scale)
+        return [*(array.ctypes.data for array in arrays if array is not None), self._index_width]
 
     def _dequantize(self, first: int, out: NDArray[np.float32]) -> None:
-        decode = dequantize_groups if self._words is not None else dequantize_any_groups
-        decode(
-            self._words if self._words is not None else self._digits,
-            self._scale_index,
-            self._index_width,
-            self._betas,
-            self._row_scale,
-            self._q,
-            first,
-            out,
-        )
+        scales = (self._scale_index, self._index_width, self._betas, self._row_scale)
+        if self._words is None:
+            dequantize_any_groups(self._digits, *scales, self._q, first, out)
+        else:
+            dequantize_groups(self._words, *scales, self._q, self._tables, first, out)
 
 
 class Int8Linear(_TiledLinear):

@@ -1,1 +1,1 @@
-
+"""Models: configuration, forward pass, tokenizer, generation, quantization."""

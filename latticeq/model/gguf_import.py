@@ -23,7 +23,7 @@ from latticeq.storage.disk import new_folder
 from latticeq.storage.gguf import GGUFFile
 from latticeq.storage.safetensors import SafetensorsWriter
 
-__all__ = ["import_gguf", "unpermute_rows"]
+__all__ = ["gguf_config", "import_gguf", "unpermute_rows"]
 
 _NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -68,6 +68,23 @@ def unpermute_rows(weight: NDArray[np.float32], n_heads: int) -> NDArray[np.floa
     n_rows, width = weight.shape
     pairs = weight.reshape(n_heads, n_rows // n_heads // 2, 2, width)
     return pairs.swapaxes(1, 2).reshape(n_rows, width)
+
+
+def gguf_config(source: Path) -> dict[str, Any]:
+    """Return the ``config.json`` that a GGUF file would get, after the checks of `import_gguf`.
+
+    Reads the file's header, no weights.
+
+    Raises
+    ------
+    FormatError, MissingDependencyError
+        As `import_gguf`.
+    """
+    gguf = GGUFFile(source)
+    with context(str(source)):
+        config = _config(gguf)
+        _hf_names(gguf, config)
+    return config
 
 
 def import_gguf(source: Path, folder: Path, *, progress: bool = True) -> Path:

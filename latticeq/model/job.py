@@ -1,8 +1,9 @@
 """A quantization job on disk: finished parts beside the output folder, resumable at any time.
 
-``OUT.partial/`` holds ``job.json``, the settings that decide the bytes, and one folder a finished part.
-A part appears under its name only when it is whole, so whatever stops the job, a Ctrl-C, a full disk or a
-power cut, `open_job` goes on with what is there. It refuses settings that would give other bytes.
+``OUT.partial/`` holds ``job.json``, the settings that decide the bytes, and one folder a finished
+part. A part appears under its name only when it is whole, so whatever stops the job, a Ctrl-C, a
+full disk or a power cut, `open_job` goes on with what is there. It refuses settings that would give
+other bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from latticeq.storage.assemble import json_bytes
 from latticeq.storage.disk import disk_errors, new_folder
 from latticeq.storage.safetensors import SafetensorsWriter, TensorFolder
 
-__all__ = ["Job", "open_job"]
+__all__ = ["Job", "check_output", "open_job", "partial_folder"]
 
 _DTYPES = {"float32": "F32", "float16": "F16", "uint8": "U8", "uint16": "BF16"}
 
@@ -80,6 +81,35 @@ class Job:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def partial_folder(out: Path) -> Path:
+    """Return where the job of an output folder keeps its parts."""
+    return out.with_name(out.name + ".partial")
+
+
+def check_output(out: Path, *, resume: bool, force: bool) -> None:
+    """Refuse an output folder or a job that is there, unless a flag says what to do.
+
+    Raises
+    ------
+    InputError
+        Naming the folder and the flags; even with `force` if what is there is no model.
+    """
+    if force:
+        if out.exists() and not (out / "config.json").is_file():
+            raise InputError(
+                f"{out} exists and is no model folder, so not even --force replaces it; choose "
+                "another folder or remove it yourself"
+            )
+        return
+    if out.exists():
+        raise InputError(f"{out} exists already; choose another folder or give --force")
+    if partial_folder(out).exists() and not resume:
+        raise InputError(
+            f"{partial_folder(out)} holds an unfinished job; give --resume to go on with it or "
+            "--force to start over"
+        )
+
+
 def open_job(out: Path, settings: Mapping[str, Any], *, resume: bool, force: bool) -> Job:
     """Start a job, or go on with the one that stands beside the output folder.
 
@@ -100,18 +130,12 @@ def open_job(out: Path, settings: Mapping[str, Any], *, resume: bool, force: boo
         If the output or a job exists and neither flag says what to do, or if the job to resume had
         other settings; the message names them.
     """
-    folder = out.with_name(out.name + ".partial")
+    folder = partial_folder(out)
+    check_output(out, resume=resume, force=force)
     with disk_errors(folder):
         if force:
             shutil.rmtree(folder, ignore_errors=True)
-        elif out.exists():
-            raise InputError(f"{out} exists already; choose another folder or give --force")
         if folder.exists():
-            if not resume:
-                raise InputError(
-                    f"{folder} holds an unfinished job; give --resume to go on with it or --force to "
-                    "start over"
-                )
             _check_same(folder / "job.json", settings)
             return Job(folder)
         with new_folder(folder) as fresh:

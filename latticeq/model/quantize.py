@@ -1,9 +1,10 @@
 """Quantize a model, one block at a time, into a checkpoint folder.
 
-Calibration text runs through the float model block by block; each block's linears are quantized under
-the Hessians of their own inputs and kept as a finished part (`latticeq.model.job`), and the hidden states
-move on to the next block. One block's weights, the hidden states of all calibration tokens and one set of
-Hessians are all that is in memory at once. Everything that can be refused is refused before this starts.
+Calibration text runs through the float model block by block; each block's linears are quantized
+under the Hessians of their own inputs and kept as a finished part (`latticeq.model.job`), and the
+hidden states move on to the next block. One block's weights, the hidden states of all calibration
+tokens and one set of Hessians are all that is in memory at once. Everything that can be refused is
+refused before this starts.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError, context
 from latticeq.model.builtin_text import calibration_text
-from latticeq.model.config import LlamaConfig
-from latticeq.model.job import Job, open_job
+from latticeq.model.job import Job, check_output, open_job
 from latticeq.model.llama import BLOCK_LINEARS
-from latticeq.model.loader import Weights, load_block, load_config, load_embedding
+from latticeq.model.loader import (
+    Weights,
+    expected_tensors,
+    load_block,
+    load_config,
+    load_embedding,
+)
+from latticeq.model.plan import Options, PlannedTensor, disk_bytes, plan
+from latticeq.model.source import check_finite, float_folder, is_gguf, weights_fingerprint
 from latticeq.model.tokenizer import Tokenizer
 from latticeq.quantizers.calibration import Hessian
-from latticeq.quantizers.feedback import DAMPING
 from latticeq.quantizers.metrics import proxy_loss, relative_error
 from latticeq.quantizers.nestquant import NestQuant
 from latticeq.quantizers.scalar import Int8, round_to_nearest
@@ -37,7 +44,7 @@ from latticeq.storage.assemble import json_bytes, write_checkpoint
 from latticeq.storage.checkpoint import FORMAT_VERSION, checksum, describe, pack, verify
 from latticeq.storage.disk import disk_errors, new_folder
 
-__all__ = ["LayerReport", "Options", "PlannedTensor", "QuantizeReport", "plan", "quantize"]
+__all__ = ["LayerReport", "QuantizeReport", "quantize"]
 
 SHARED_INPUT = {
     "self_attn.k_proj": "self_attn.q_proj",
@@ -60,87 +67,12 @@ COPIED = (
 
 
 @dataclass(frozen=True)
-class Options:
-    """Everything that decides the bytes, besides the model and the calibration text.
-
-    Parameters
-    ----------
-    method : "nestquant"
-    regime : "w"
-        What is quantized: weights.
-    q, k, shaping, betas, selection, rotate, seed
-        Of `NestQuant`.
-    feedback : "ldlq" or "none"
-    damping : float
-        Relative damping of the Hessians.
-    embedding : "int8" or "keep"
-        How token embeddings and the output head are stored.
-    calibration_tokens : int
-        How many tokens of the calibration text are used; rounded down to whole windows.
-    calibration_context : int
-        Length of those windows.
-    """
-
-    method: str = "nestquant"
-    regime: str = "w"
-    q: int = 16
-    k: int = 4
-    shaping: str = "voronoi"
-    betas: str | tuple[float, ...] = "tuned"
-    selection: str = "opt"
-    rotate: str = "hadamard"
-    seed: int | None = None
-    feedback: str = "ldlq"
-    damping: float = DAMPING
-    embedding: str = "int8"
-    calibration_tokens: int = 32768
-    calibration_context: int = 2048
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "method": ("nestquant",),
-            "regime": ("w",),
-            "feedback": ("ldlq", "none"),
-            "embedding": ("int8", "keep"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                given = getattr(self, name)
-                raise InputError(f"{name} is {given!r}; it must be one of {', '.join(values)}")
-        if self.calibration_context < 2 or self.calibration_tokens < self.calibration_context:
-            raise InputError(
-                f"{self.calibration_tokens} calibration tokens in windows of "
-                f"{self.calibration_context}: give at least one window of at least 2 tokens"
-            )
-        if self.damping < 0:
-            raise InputError(f"damping is {self.damping}; it must be at least 0")
-
-    def quantizer(self) -> NestQuant:
-        """Return the quantizer of the linears."""
-        return NestQuant(
-            self.q, self.k, self.shaping, self.betas, self.selection, self.rotate, self.seed
-        )
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """What will become of a matrix: a row of the plan."""
-
-    name: str
-    shape: tuple[int, int]
-    method: str
-    bits_per_weight: float
-    nbytes: int
-    note: str
-
-
-@dataclass(frozen=True)
 class LayerReport:
     """How one linear came out.
 
     ``proxy_loss`` is the share of the layer's output that is lost on the calibration text;
-    ``proxy_loss_plain`` the same without feedback, ``proxy_loss_rtn`` with int4 rounded to nearest in
-    groups of 32. They are None when no calibration was done.
+    ``proxy_loss_plain`` the same without feedback, ``proxy_loss_rtn`` with int4 rounded to nearest
+    in groups of 32. They are None when no calibration was done.
     """
 
     name: str
@@ -169,57 +101,9 @@ class QuantizeReport:
 
 
 Reporter = Callable[[str, Any], None]
-"""Called with an event and its value: ("window", (block, done, total)), ("layer", LayerReport)."""
-
-
-def plan(source: Path, options: Options) -> list[PlannedTensor]:
-    """Return what quantizing would make of every matrix, reading no weights.
-
-    Raises
-    ------
-    InputError
-        If a matrix cannot be quantized with these options, or the options themselves are wrong.
-    FormatError
-        If the source folder is not a float model.
-    """
-    weights = Weights(source, load_config(source))
-    quantizer = options.quantizer()
-    rows = []
-    for name, shape in _matrices(weights.config).items():
-        size = (shape[0], shape[1])
-        if name.startswith("model.layers."):
-            rows.append(_planned_linear(name, size, quantizer))
-        elif options.embedding == "int8":
-            nbytes = (size[0] + -size[0] % 16) * size[1] + 2 * size[0]
-            rows.append(PlannedTensor(name, size, "int8", *_bits(nbytes, size), ""))
-        else:
-            nbytes = weights.matrix(name).nbytes
-            rows.append(PlannedTensor(name, size, "as it is", *_bits(nbytes, size), ""))
-    return rows
-
-
-def _planned_linear(name: str, size: tuple[int, int], quantizer: NestQuant) -> PlannedTensor:
-    if size[1] % 8:
-        raise InputError(
-            f"{name} has {size[1]} columns; blocks of 8 need a multiple of 8. This model cannot be "
-            "quantized with E8"
-        )
-    blocks = (size[0] + -size[0] % 16) * (size[1] // 8)
-    digit_bits, index_bits = (quantizer.q - 1).bit_length(), (quantizer.k - 1).bit_length()
-    nbytes = blocks * digit_bits + blocks * index_bits // 8 + 2 * size[0] + 4 * quantizer.k
-    method = f"nestquant q={quantizer.q} k={quantizer.k}"
-    note = quantizer.rotation(size[1]).describe()
-    return PlannedTensor(name, size, method, *_bits(nbytes, size), note)
-
-
-def _bits(nbytes: int, size: tuple[int, int]) -> tuple[float, int]:
-    return 8 * nbytes / (size[0] * size[1]), nbytes
-
-
-def _matrices(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    from latticeq.model.loader import expected_tensors
-
-    return {name: shape for name, shape in expected_tensors(config).items() if len(shape) == 2}
+"""Called with an event and its value: ("check", (done, total)) for each matrix that is read before
+all starts, ("window", (block, done, total)) for each window of calibration, ("layer", LayerReport).
+"""
 
 
 def quantize(
@@ -237,7 +121,7 @@ def quantize(
     Parameters
     ----------
     source : path
-        A Hugging Face folder with float weights.
+        A Hugging Face folder with float weights, or a GGUF file.
     out : path
         The folder to make. It appears when it is complete and verified.
     calibration : path or "builtin"
@@ -266,19 +150,24 @@ def quantize(
     source, out = Path(source), Path(out)
     chosen = Options(**options)
     planned = plan(source, chosen)
-    windows, fingerprint = _calibration(source, calibration, chosen)
-    settings = {
-        "source": str(source.resolve()),
-        "weights": _weights_fingerprint(source),
-        "options": asdict(chosen),
-        "calibration": fingerprint,
-        "format_version": FORMAT_VERSION,
-    }
-    _check_room(out, planned, force)
-    job = open_job(out, settings, resume=resume, force=force)
-    _quantize_parts(job, source, chosen, windows, report or (lambda event, value: None))
-    seconds = time.perf_counter() - start
-    return _assemble(job, source, out, chosen, fingerprint, force, seconds)
+    if source.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{out} is or holds the source; choose another folder for the output")
+    check_output(out, resume=resume, force=force)
+    _check_room(out, planned, is_gguf(source))
+    with float_folder(source, out, progress=report is not None) as folder:
+        windows, fingerprint = _calibration(folder, calibration, chosen)
+        check_finite(Weights(folder, load_config(folder)), report)
+        settings = {
+            "source": str(source.resolve()),
+            "weights": weights_fingerprint(source),
+            "options": asdict(chosen),
+            "calibration": fingerprint,
+            "format_version": FORMAT_VERSION,
+        }
+        job = open_job(out, settings, resume=resume, force=force)
+        _quantize_parts(job, folder, chosen, windows, report or (lambda event, value: None))
+        seconds = time.perf_counter() - start
+        return _assemble(job, folder, out, chosen, fingerprint, force, seconds)
 
 
 def _calibration(
@@ -302,8 +191,14 @@ def _calibration(
     needed = count * options.calibration_context
     if len(ids) < needed:
         raise InputError(
-            f"calibration text {name} has {len(ids)} tokens; {needed} were asked for: give a longer "
-            "text or fewer --calibration-tokens"
+            f"calibration text {name} has {len(ids)} tokens; {needed} were asked for: give a "
+            "longer text or fewer --calibration-tokens"
+        )
+    vocabulary = load_config(source).vocab_size
+    if ids.max() >= vocabulary:
+        raise InputError(
+            f"the tokenizer made id {ids.max()} of the calibration text; the model has ids 0 to "
+            f"{vocabulary - 1}. Tokenizer and model must be of one folder"
         )
     fingerprint = {
         "text": name if name == "builtin" else Path(name).name,
@@ -314,20 +209,12 @@ def _calibration(
     return ids[:needed].reshape(count, -1), fingerprint
 
 
-def _weights_fingerprint(source: Path) -> str:
-    """Return a digest of the names, sizes and times of the source's weight files."""
-    stats = [(path.name, path.stat()) for path in sorted(source.glob("*.safetensors"))]
-    return checksum(repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode())
-
-
-def _check_room(out: Path, planned: list[PlannedTensor], force: bool) -> None:
-    """Refuse early what the disk cannot hold: the parts and the checkpoint made of them."""
-    if out.exists() and not force:
-        raise InputError(f"{out} exists already; choose another folder or give --force")
+def _check_room(out: Path, planned: list[PlannedTensor], is_converted: bool) -> None:
+    """Refuse early what the disk cannot hold."""
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free
-    needed = 2 * sum(tensor.nbytes for tensor in planned) + 2**25
+    needed = disk_bytes(planned, is_converted)
     if free < needed:
         raise LatticeqError(
             f"{out.parent} has {free / 1e6:.0f} MB free; the job needs {needed / 1e6:.0f} MB. Free "
@@ -347,7 +234,7 @@ def _quantize_parts(
     weights = Weights(source, config)
     _quantize_ends(job, weights, options)
     missing = [i for i in range(config.num_hidden_layers) if not job.has(_part(i))]
-    hidden = None
+    hidden: list[NDArray[np.float32]] = []
     if windows is not None and missing:
         table = load_embedding(weights)
         hidden = [table.rows(window) for window in windows]
@@ -359,9 +246,8 @@ def _quantize_parts(
             kept.setdefault(name, Hessian(x.shape[1])).update(x)
 
         is_done = job.has(_part(index))
-        for number in range(len(hidden or ())):
-            assert hidden is not None
-            hidden[number] = block.run(hidden[number], None if is_done else observe)
+        for number, states in enumerate(hidden):
+            hidden[number] = block.run(states, None if is_done else observe)
             report("window", (index, number + 1, len(hidden)))
         if not is_done:
             _quantize_block(job, weights, index, options, hessians, report)
@@ -377,7 +263,7 @@ def _quantize_ends(job: Job, weights: Weights, options: Options) -> None:
         return
     tensors: dict[str, NDArray[Any]] = {}
     entries = {}
-    for name, shape in _expected(weights).items():
+    for name, shape in expected_tensors(weights.config).items():
         is_matrix = len(shape) == 2
         if is_matrix and name.startswith("model.layers."):
             continue
@@ -391,12 +277,6 @@ def _quantize_ends(job: Job, weights: Weights, options: Options) -> None:
             tensors |= {f"{name}.{suffix}": array for suffix, array in pack(coded).items()}
             entries[name] = describe(coded) | {"nbytes": coded.nbytes}
     job.write("ends", tensors, {"tensors": entries, "layers": []})
-
-
-def _expected(weights: Weights) -> Mapping[str, tuple[int, ...]]:
-    from latticeq.model.loader import expected_tensors
-
-    return expected_tensors(weights.config)
 
 
 def _quantize_block(
@@ -479,12 +359,14 @@ def _assemble(
             for name, entry in entries.items()
         },
     }
-    files = {"config.json": json_bytes(config), "quantization_report.json": json_bytes(layers_json(layers))}
+    files = {
+        "config.json": json_bytes(config),
+        "quantization_report.json": json_bytes([asdict(layer) for layer in layers]),
+    }
     files |= {n: (source / n).read_bytes() for n in COPIED if (source / n).is_file()}
-    target = out
     if force and out.exists():
         shutil.rmtree(out)
-    with new_folder(target) as fresh, job.tensors(names) as parts:
+    with new_folder(out) as fresh, job.tensors(names) as parts:
         write_checkpoint(fresh, parts, files)
         verify(fresh)
     job.remove()
@@ -498,11 +380,6 @@ def _assemble(
     )
 
 
-def layers_json(layers: list[LayerReport]) -> list[dict[str, Any]]:
-    """Return the per-layer reports as JSON values."""
-    return [asdict(layer) for layer in layers]
-
-
 def _mean_bits(entries: Mapping[str, Mapping[str, Any]]) -> float:
     numbers = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
     return 8 * sum(entry["nbytes"] for entry in entries.values()) / numbers if numbers else 0.0
@@ -510,8 +387,7 @@ def _mean_bits(entries: Mapping[str, Mapping[str, Any]]) -> float:
 
 def _software() -> dict[str, str]:
     packages = {name: version(name) for name in ("numpy", "numba", "scipy")}
-    try:
-        packages["latticeq"] = version("latticeq")
-    except ImportError:
-        packages["latticeq"] = "not installed"
+    from latticeq import __version__
+
+    packages["latticeq"] = __version__
     return {"python": platform.python_version(), **packages}

@@ -1,1 +1,1 @@
-
+"""Quantizers: tensors to digits and scales, minding the Hessian."""

@@ -76,7 +76,7 @@ def as_rows(x: Any, multiple: int) -> NDArray[np.float64]:
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise InputError(
-            f"entry ({row}, {column}) is {rows[row, column]}, one of {np.sum(~finite)} that are not "
-            "finite; mend or drop them before quantizing"
+            f"entry ({row}, {column}) is {rows[row, column]}, one of {np.sum(~finite)} that are "
+            "not finite; mend or drop them before quantizing"
         )
     return rows

@@ -105,9 +105,7 @@ def _errors(blocks: NDArray[np.float32], q: int, beta: float) -> NDArray[np.floa
     return squared
 
 
-def _improve(
-    blocks: NDArray[np.float32], q: int, betas: Any, errors: Any, ratio: float
-) -> bool:
+def _improve(blocks: NDArray[np.float32], q: int, betas: Any, errors: Any, ratio: float) -> bool:
     """Try to move each scale by the ratio, in place; tell whether any move was kept."""
     improved = False
     for p in range(len(betas)):

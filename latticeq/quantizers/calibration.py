@@ -20,7 +20,7 @@ class Hessian:
 
     Notes
     -----
-    Memory is one n x n matrix of float64; a batch of T tokens costs T n² multiplications (BLAS syrk).
+    Memory is one n x n matrix of float64; a batch of T tokens costs T n² products (BLAS syrk).
 
     Examples
     --------
@@ -48,10 +48,10 @@ class Hessian:
         LatticeqError
             If an activation is NaN or infinite.
         """
-        from scipy.linalg.blas import dsyrk  # noqa: PLC0415 - scipy is slow to import
+        from scipy.linalg.blas import dsyrk
 
         if x.ndim != 2 or x.shape[1] != len(self._sum):
-            raise InputError(f"activations have shape {x.shape}; they must be (T, {len(self._sum)})")
+            raise InputError(f"activations are {x.shape}; they must be (T, {len(self._sum)})")
         if not np.isfinite(x).all():
             raise LatticeqError(
                 "an activation is NaN or infinite; the float model itself fails on this text"

@@ -1,13 +1,14 @@
 r"""LDLQ: error feedback that minds the Hessian, for any quantizer of column blocks.
 
 A layer y = W x loses tr((W − Ŵ) H (W − Ŵ)ᵀ) on average when its weights become Ŵ, with H = E[x xᵀ].
-Factor H = L D Lᵀ with L unit block lower triangular, and quantize from the last block of columns to the
-first, each time correcting the target for the errors already made:
+Factor H = L D Lᵀ with L unit block lower triangular, and quantize from the last block of columns to
+the first, each time correcting the target for the errors already made:
 
     T_c = W_c + (W_{>c} − Ŵ_{>c}) L[>c, c],     Ŵ_c = quantize(T_c).
 
-Then the loss is Σ_c tr(E_c D_c E_cᵀ) with E_c = T_c − Ŵ_c the bare quantization errors: what correlation
-allows to cancel is cancelled. With H = I nothing is corrected and Ŵ is plain quantization.
+Then the loss is Σ_c tr(E_c D_c E_cᵀ) with E_c = T_c − Ŵ_c the bare quantization errors: what
+correlation allows to cancel is cancelled. With H = I nothing is corrected and Ŵ is plain
+quantization.
 
 Sources: Chee et al., *QuIP*, arXiv 2307.13304, section 3; the block form is that of Tseng et al.,
 *QuIP#*, arXiv 2402.04396, section 4, and of NestQuant, arXiv 2502.09720, section 4.
@@ -68,7 +69,7 @@ def factor(hessian: NDArray[np.float64], block: int = 8, damping: float = DAMPIN
     Raises
     ------
     InputError
-        If the shapes do not fit, λ is negative, or an entry is not finite.
+        If the shapes do not fit, λ is negative or not finite, or an entry is not finite.
     LatticeqError
         If no damping up to the limit makes H positive definite.
 
@@ -83,8 +84,8 @@ def factor(hessian: NDArray[np.float64], block: int = 8, damping: float = DAMPIN
             f"the Hessian has shape {hessian.shape}; it must be square and its size a multiple of "
             f"{block}"
         )
-    if damping < 0:
-        raise InputError(f"damping is {damping}; it must be at least 0")
+    if not 0 <= damping < np.inf:
+        raise InputError(f"damping is {damping}; it must be a number of at least 0")
     if not np.isfinite(hessian).all():
         raise InputError("the Hessian is not finite; look for NaN in the calibration activations")
     mean = float(np.mean(np.diag(hessian))) or 1.0
@@ -93,7 +94,8 @@ def factor(hessian: NDArray[np.float64], block: int = 8, damping: float = DAMPIN
         damped = hessian.copy()
         damped[np.diag_indices(n)] += used * mean
         try:
-            return Factor(_unit_lower(np.linalg.cholesky(damped), block), block, used)
+            cholesky = np.linalg.cholesky(damped).astype(np.float64, copy=False)
+            return Factor(_unit_lower(cholesky, block), block, used)
         except np.linalg.LinAlgError:
             if used >= DAMPING_LIMIT:
                 rank = int(np.linalg.matrix_rank(hessian, hermitian=True))

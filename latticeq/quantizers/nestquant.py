@@ -1,8 +1,8 @@
 r"""NestQuant: rows normalised, rotated and coded block by block with nested E8 lattices.
 
-For a matrix M x N: each row is rotated by an orthonormal Hadamard matrix, divided by its scale
-r/√N with r = ‖row‖₂ (kept as float16), and its 8-blocks are coded with a union of k Voronoi codes.
-With a Hessian the blocks are coded last to first under error feedback (`latticeq.quantizers.feedback`).
+For a matrix M x N: each row is rotated by an orthonormal Hadamard matrix, divided by its scale r/√N
+with r = ‖row‖₂ (kept as float16), and its 8-blocks are coded with a union of k Voronoi codes. With
+a Hessian the blocks are coded last to first under error feedback (`latticeq.quantizers.feedback`).
 
 Bits an entry: log₂ q (rounded up to whole bits a digit), log₂ k / 8, and 16/N for the row's scale.
 
@@ -64,7 +64,8 @@ class NestTensor:
         k = len(self.code.betas)
         digit_bits, index_bits = (self.code.q - 1).bit_length(), (k - 1).bit_length()
         padded = rows + -rows % 16
-        return padded * blocks * digit_bits + padded * blocks * index_bits // 8 + 2 * rows + 4 * k
+        code_bytes = padded * blocks * digit_bits + padded * blocks * index_bits // 8
+        return int(code_bytes + 2 * rows + 4 * k)
 
     @property
     def bits_per_entry(self) -> float:
@@ -127,8 +128,10 @@ class NestQuant:
     def __post_init__(self) -> None:
         if self.shaping != "voronoi":
             raise InputError(f"shaping is {self.shaping!r}; it must be 'voronoi'")
-        if not 1 <= self.k <= MAX_K:
-            raise InputError(f"k is {self.k}; the number of scales must be from 1 to {MAX_K}")
+        if type(self.k) is not int or not 1 <= self.k <= MAX_K:
+            raise InputError(
+                f"k is {self.k!r}; the number of scales must be an integer from 1 to {MAX_K}"
+            )
         if self.rotate not in {"hadamard", "none"}:
             raise InputError(f"rotate is {self.rotate!r}; it must be 'hadamard' or 'none'")
         object.__setattr__(self, "code", VoronoiCode(self.q, self._scales(), self.selection))
@@ -140,8 +143,8 @@ class NestQuant:
             if self.betas == "published" and self.k == 4:
                 return published_betas("weights", self.q)
             raise InputError(
-                f"betas is {self.betas!r} with k = {self.k}; it must be 'tuned', 'published' (k = 4 "
-                "only) or k numbers"
+                f"betas is {self.betas!r} with k = {self.k}; it must be 'tuned', 'published' (k = "
+                "4 only) or k numbers"
             )
         given = tuple(float(np.float32(beta)) for beta in self.betas)
         if len(given) != self.k:
@@ -211,7 +214,7 @@ def _row_scale(rows: NDArray[np.float64]) -> NDArray[np.float16]:
     """Return each row's root mean square in float16, refusing what it cannot hold."""
     exact = np.sqrt(np.mean(rows * rows, axis=1))
     with np.errstate(over="ignore"):
-        scale = exact.astype(np.float16)
+        scale: NDArray[np.float16] = exact.astype(np.float16)
     bad = ~np.isfinite(scale) | ((scale == 0) & (exact > 0))
     if bad.any():
         row = int(np.argmax(bad))

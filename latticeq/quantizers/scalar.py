@@ -38,7 +38,7 @@ class Int8Tensor:
     def nbytes(self) -> int:
         """Bytes of the packed form, rows padded to sixteen."""
         rows, n = self.values.shape
-        return (rows + -rows % 16) * n + 2 * rows
+        return int((rows + -rows % 16) * n + 2 * rows)
 
     @property
     def bits_per_entry(self) -> float:
@@ -118,5 +118,5 @@ def round_to_nearest(
     n = weights.shape[1]
     rows = np.asarray(weights, np.float64).reshape(-1, group if n % group == 0 else n)
     scale = np.abs(rows).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
-    rounded = np.rint(rows / np.where(scale > 0, scale, 1)) * scale
+    rounded: NDArray[np.float64] = np.rint(rows / np.where(scale > 0, scale, 1)) * scale
     return rounded.reshape(weights.shape)

@@ -6,15 +6,17 @@ once and reads as its mathematics. A value is a `Lanes`: 16 lanes of one dtype, 
 eight, as NumPy broadcasts ``(1, 16)`` over ``(8, 16)``.
 
 Every word has two meanings that the tests hold equal: NumPy on arrays of shape ``(coords, 16)``,
-which is what runs under ``NUMBA_DISABLE_JIT=1`` and what to read first, and LLVM instructions. There
-is no fast-math and no fused multiply-add unless a word says so: floats agree bit for bit.
+which is what runs under ``NUMBA_DISABLE_JIT=1`` and what to read first, and LLVM instructions.
+There is no fast-math and no fused multiply-add unless a word says so: floats agree bit for bit.
 """
 
 from latticeq.simd.memory import (
     load,
     load_blocks,
     load_byte_blocks,
-    peek,
+    load_floats_at,
+    load_ints_at,
+    peek_at,
     store,
     store_blocks,
     store_byte_blocks,
@@ -28,10 +30,12 @@ from latticeq.simd.packed import (
     dot_wide_bytes,
     equal_bytes,
     fused_multiply_add,
+    has_byte_tables,
     lookup,
     max_bytes,
     min_bytes,
     path,
+    permute_bytes,
     repeat_byte,
     rotate,
     shift_right,
@@ -75,11 +79,14 @@ __all__ = [
     "equal_bytes",
     "filled",
     "fused_multiply_add",
+    "has_byte_tables",
     "lane_index",
     "largest",
     "load",
     "load_blocks",
     "load_byte_blocks",
+    "load_floats_at",
+    "load_ints_at",
     "lookup",
     "magnitude",
     "max_bytes",
@@ -89,7 +96,8 @@ __all__ = [
     "onehot",
     "parity_bits",
     "path",
-    "peek",
+    "peek_at",
+    "permute_bytes",
     "places",
     "repeat_byte",
     "rint",

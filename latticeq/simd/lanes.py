@@ -1,6 +1,5 @@
 """The type of sixteen lanes, its operators, and the pieces that words are generated from."""
 
-
 from __future__ import annotations
 
 import operator
@@ -32,7 +31,7 @@ FROM_SCALAR = {
 }
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """The numba type of a value of 16 lanes: its dtype and its number of coordinates."""
 
     def __init__(self, dtype: str, coords: int) -> None:
@@ -62,12 +61,14 @@ Builder = Any
 
 
 def split(builder: Builder, kind: Lanes, value: Value) -> list[Value]:
+    """Return the vectors of a value of `Lanes`, one a coordinate."""
     if kind.coords == 1:
         return [value]
     return [builder.extract_value(value, i) for i in range(kind.coords)]
 
 
 def join(builder: Builder, kind: Lanes, parts: Sequence[Value]) -> Value:
+    """Return the value of `Lanes` that has these vectors: undo `split`."""
     if kind.coords == 1:
         return parts[0]
     whole = ir.Constant(ir.ArrayType(kind.vector, kind.coords), ir.Undefined)
@@ -77,6 +78,7 @@ def join(builder: Builder, kind: Lanes, parts: Sequence[Value]) -> Value:
 
 
 def splat(builder: Builder, vector: ir.VectorType, scalar: Value) -> Value:
+    """Return the vector whose lanes all hold one number."""
     empty = ir.Constant(vector, ir.Undefined)
     zero = ir.Constant(ir.IntType(32), 0)
     first = builder.insert_element(empty, scalar, zero)
@@ -91,6 +93,7 @@ def call(builder: Builder, name: str, result: ir.Type, *operands: Value) -> Valu
 
 
 def widened(parts: list[Value], coords: int) -> list[Value]:
+    """Repeat a single coordinate, as NumPy broadcasts ``(1, 16)`` over ``(8, 16)``."""
     return parts * coords if len(parts) == 1 else parts
 
 
@@ -103,11 +106,16 @@ def as_lanes(context: Any, builder: Builder, given: Any, value: Value, like: Lan
 
 
 def is_number(kind: Any) -> bool:
+    """Tell whether a numba type is that of a plain number, which operators spread over lanes."""
     return isinstance(kind, types.Number | types.IntegerLiteral)
 
 
-
-_FLOAT = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
+_FLOAT = {
+    operator.add: "fadd",
+    operator.sub: "fsub",
+    operator.mul: "fmul",
+    operator.truediv: "fdiv",
+}
 _INTEGER = {
     operator.add: "add",
     operator.sub: "sub",
@@ -173,10 +181,18 @@ for _op in {**_FLOAT, **_INTEGER, **_COMPARE}:
 
 
 def word(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Pair a word's NumPy meaning with its LLVM code generator."""
+    """Pair a word's NumPy meaning with its LLVM code generator.
+
+    The result is the meaning without the JIT, and otherwise an intrinsic for kernels to call, whose
+    attribute ``plain`` is the meaning.
+    """
 
     def pair(generator: Callable[..., Any]) -> Any:
-        return plain if numba.config.DISABLE_JIT else intrinsic(generator)
+        if numba.config.DISABLE_JIT:
+            return plain
+        made = intrinsic(generator)
+        made.plain = plain
+        return made
 
     return pair
 
@@ -206,5 +222,3 @@ def fold(kind: Lanes, emit: Callable[..., Value]) -> Any:
         return first
 
     return signature(result, kind), codegen
-
-

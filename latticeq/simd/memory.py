@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,6 @@ def _load(builder: Builder, pointer: Value, vector: ir.VectorType, count: int) -
     return loaded
 
 
-
-
 @word(lambda array, first: np.array(array.reshape(-1)[first : first + LANES])[None])
 def load(_: Any, array: Any, first: Any) -> Any:
     """Load sixteen consecutive elements of a contiguous array, from flat index `first`."""
@@ -54,21 +53,46 @@ def load(_: Any, array: Any, first: Any) -> Any:
     return signature(result, array, types.intp), codegen
 
 
-def _peek_plain(array: Any, first: int) -> Any:
-    return array.reshape(-1)[first : first + 4].view("<i4")[0]
+def _at(kind: Any, count: int) -> Callable[[int], Any]:
+    return lambda address: np.array((kind * count).from_address(address))[None]
 
 
-@word(_peek_plain)
-def peek(_: Any, array: Any, first: Any) -> Any:
-    """Return four bytes of a contiguous uint8 array, from index `first`, as one int32."""
+def _load_at(result: Lanes) -> Any:
+    """Return the signature and code of a load of sixteen lanes from an address."""
 
-    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
-        pointer = _pointer(context, builder, array, args[0], args[1])
-        loaded = builder.load(builder.bitcast(pointer, ir.IntType(32).as_pointer()))
+    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
+        pointer = builder.inttoptr(args[0], result.vector.element.as_pointer())
+        return _load(builder, pointer, result.vector, LANES)
+
+    return signature(result, types.intp), codegen
+
+
+@word(_at(ctypes.c_int32, LANES))
+def load_ints_at(_: Any, address: Any) -> Any:
+    """Load sixteen int32 from an address, which the caller keeps alive and aligned to four bytes."""
+    return _load_at(Lanes("i32", 1))
+
+
+@word(_at(ctypes.c_float, LANES))
+def load_floats_at(_: Any, address: Any) -> Any:
+    """Load sixteen float32 from an address, as `load_ints_at` does."""
+    return _load_at(Lanes("f32", 1))
+
+
+@word(lambda address, count: int.from_bytes((ctypes.c_uint8 * count).from_address(address), "little"))
+def peek_at(_: Any, address: Any, count: Any) -> Any:
+    """Return a literal number of bytes, 1, 2, 4 or 8, at any address as one int64."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    kind = ir.IntType(8 * count.literal_value)
+
+    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
+        loaded = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
         loaded.align = 1
-        return loaded
+        wide = ir.IntType(64)
+        return loaded if kind == wide else builder.zext(loaded, wide)
 
-    return signature(types.int32, array, types.intp), codegen
+    return signature(types.int64, types.intp, count), codegen
 
 
 def _store_plain(array: Any, first: int, x: Any) -> None:
@@ -94,7 +118,7 @@ def store(_: Any, array: Any, first: Any, x: Lanes) -> Any:
     )
 )
 def load_blocks(_: Any, array: Any, first: Any) -> Any:
-    """Load sixteen consecutive 8-blocks, transposed: lane l of coordinate i is block l's entry i."""
+    """Load sixteen consecutive 8-blocks, transposed: lane l of coordinate i is block l's i-th."""
     result = Lanes(FROM_SCALAR[array.dtype], DIM)
 
     def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
@@ -128,9 +152,7 @@ def load_byte_blocks(_: Any, array: Any, first: Any) -> Any:
             lanes = ir.Constant(
                 ir.VectorType(ir.IntType(32), LANES), list(range(i, DIM * LANES, DIM))
             )
-            parts.append(
-                builder.zext(builder.shuffle_vector(loaded, loaded, lanes), result.vector)
-            )
+            parts.append(builder.zext(builder.shuffle_vector(loaded, loaded, lanes), result.vector))
         return join(builder, result, parts)
 
     return signature(result, array, types.intp), codegen

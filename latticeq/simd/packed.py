@@ -1,7 +1,7 @@
 """Words on packed lanes: a 32-bit lane seen as four bytes, and tables looked up by lane.
 
-Byte arithmetic wraps modulo 256. The dot product of bytes is the one word that no plain IR turns into
-the right instruction, so it is chosen from the features of the CPU that Numba compiles for.
+Byte arithmetic wraps modulo 256. The dot product of bytes is the one word that no plain IR turns
+into the right instruction, so it is chosen from the features of the CPU that Numba compiles for.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def features() -> frozenset[str]:
     if named is not None:
         return frozenset(word[1:] for word in named.split(",") if word.startswith("+"))
     return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
+
+
+def has_byte_tables() -> bool:
+    """Tell whether `permute_bytes` is one instruction here."""
+    return {"avx512vbmi", "avx512bw"} <= features()
 
 
 def path() -> str:
@@ -130,7 +135,29 @@ def repeat_byte(_: Any, a: Lanes, byte: Any) -> Any:
     return signature(_INT, a, byte), codegen
 
 
-@word(lambda x: np.bitwise_count(x).astype(np.int32))
+@word(lambda table, index: _bytes(table)[0][_bytes(index) & 63].view(np.int32))
+def permute_bytes(_: Any, table: Lanes, index: Lanes) -> Any:
+    """Return for each byte of `index` the byte (mod 64) of `table` that it names.
+
+    One instruction where `has_byte_tables`; elsewhere a loop, and arithmetic is the better way.
+    """
+    if has_byte_tables():
+        name = "llvm.x86.avx512.permvar.qi.512"
+        return _on_bytes(lambda builder, p, q: call(builder, name, _BYTES, p, q), table, index)
+
+    def one_by_one(builder: Builder, entries: Value, places: Value) -> Value:
+        found = ir.Constant(_BYTES, ir.Undefined)
+        for at in range(4 * LANES):
+            place = ir.Constant(_I32, at)
+            index = builder.and_(builder.extract_element(places, place), ir.IntType(8)(63))
+            entry = builder.extract_element(entries, builder.zext(index, _I32))
+            found = builder.insert_element(found, entry, place)
+        return found
+
+    return _on_bytes(one_by_one, table, index)
+
+
+@word(lambda x: np.bitwise_count(x.view(np.uint32)).astype(np.int32))
 def count_ones(_: Any, x: Lanes) -> Any:
     """Return the number of one bits of each lane."""
     name = f"llvm.ctpop.v{LANES}i32"

@@ -126,16 +126,17 @@ def onehot(_: Any, index: Lanes) -> Any:
     return signature(result, index), codegen
 
 
-@word(lambda mask, a, b: np.where(mask, a, b).astype(np.result_type(*_arrays(a, b))))
+def _select_plain(mask: Any, a: Any, b: Any) -> Any:
+    dtype = (a if isinstance(a, np.ndarray) else b).dtype
+    return np.asarray(np.where(mask, a, b)).astype(dtype)
+
+
+@word(_select_plain)
 def select(_: Any, mask: Lanes, a: Any, b: Any) -> Any:
     """Take `a` where the mask is true and `b` elsewhere; one of them may be a number."""
     lanes = [kind for kind in (a, b) if isinstance(kind, Lanes)]
     result = Lanes(lanes[0].dtype, max(kind.coords for kind in (mask, *lanes)))
     return elementwise(result, lambda builder, m, p, q: builder.select(m, p, q), mask, a, b)
-
-
-def _arrays(*values: Any) -> list[Any]:
-    return [value for value in values if isinstance(value, np.ndarray)]
 
 
 @word(np.rint)

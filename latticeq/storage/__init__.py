@@ -1,1 +1,1 @@
-
+"""Storage: digits to bytes, and bytes on disk."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latticeq.storage.checkpoint import CHECKSUMS, FORMAT_VERSION, checksum
+from latticeq.storage.checkpoint import CHECKSUMS, FORMAT_VERSION, checksum, header_bytes
 from latticeq.storage.disk import disk_errors
 from latticeq.storage.safetensors import SafetensorsWriter, TensorFolder
 
@@ -41,6 +41,7 @@ def write_checkpoint(
     """
     shards = _shards(parts, shard_bytes)
     digests: dict[str, str] = {}
+    headers: dict[str, str] = {}
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors"
@@ -55,13 +56,19 @@ def write_checkpoint(
                 digests[tensor] = checksum(raw)
                 writer.write(tensor, raw)
                 weight_map[tensor] = name
+        headers[name] = checksum(header_bytes(folder / name))
     whole = dict(files)
     if len(shards) > 1:
         total = sum(part.info(name).nbytes for shard in shards for part, name in shard)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         whole["model.safetensors.index.json"] = json_bytes(index)
     sums = {name: checksum(content) for name, content in whole.items()}
-    record = {"format_version": FORMAT_VERSION, "files": sums, "tensors": digests}
+    record = {
+        "format_version": FORMAT_VERSION,
+        "files": sums,
+        "headers": headers,
+        "tensors": digests,
+    }
     whole[CHECKSUMS] = json_bytes(record)
     for name, content in whole.items():
         with disk_errors(folder / name):

@@ -3,7 +3,8 @@
 Rows are taken in groups of sixteen, the last group padded with zeros, so that sixteen vector lanes
 read sixteen rows at once. For every group and every block of eight columns
 
-- the digits of one row are one little-endian integer, digit i in bits ``w*i`` to ``w*i + w - 1`` with
+- the digits of one row are one little-endian integer, digit i in bits ``w*i`` to ``w*i + w - 1``
+  with
   ``w = ceil(log2 q)``: w bytes a row, the rows one after the other;
 - the scale indices of the sixteen rows are one little-endian integer, row l in bits ``v*l`` to
   ``v*l + v - 1`` with ``v = ceil(log2 k)``: 2 v bytes, none for k = 1.
@@ -13,13 +14,17 @@ docs/format-v1.md is the normative text.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import FormatError
+from latticeq.jit import kernel
 
 __all__ = [
     "bit_width",
+    "check_packed",
     "pack_digits",
     "pack_int8",
     "pack_scale_index",
@@ -64,7 +69,8 @@ def _from_bytes(raw: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def _joined(fields: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
     """Join fields of `width` bits along the last axis, the first one lowest."""
     shifts = np.arange(fields.shape[-1], dtype=np.uint64) * np.uint64(width)
-    return np.bitwise_or.reduce(fields << shifts, axis=-1)
+    joined: NDArray[np.uint64] = np.bitwise_or.reduce(fields << shifts, axis=-1)
+    return joined
 
 
 def _fields(integers: NDArray[np.uint64], count: int, width: int) -> NDArray[np.uint8]:
@@ -138,6 +144,47 @@ def unpack_scale_index(packed: NDArray[np.uint8], k: int, rows: int) -> NDArray[
     if index.size and index.max() >= k:
         raise FormatError(f"a scale index is {index.max()}; indices must be below k = {k}")
     return index
+
+
+def check_packed(packed: NDArray[np.uint8], count: int, what: str) -> None:
+    """Refuse packed digits or scale indices that are out of range, rows of padding included.
+
+    Reads every byte, unless `count` is a power of two and every bit pattern is in range.
+
+    Parameters
+    ----------
+    packed : ndarray of uint8
+        From `pack_digits` or `pack_scale_index`.
+    count : int
+        q or k: how many values there are.
+    what : str
+        The name of such a value, for the message.
+
+    Raises
+    ------
+    FormatError
+        If a value is not below `count`.
+    """
+    if count & (count - 1) == 0:
+        return
+    width = bit_width(count)
+    # Eight digits fill `width` bytes and so do eight of the sixteen scale indices of a block.
+    largest = _largest_field(np.ascontiguousarray(packed).reshape(-1, width), width)
+    if largest >= count:
+        raise FormatError(f"a {what} is {largest}; it must be below {count}")
+
+
+@kernel
+def _largest_field(strings: Any, width: int) -> Any:
+    """Return the largest of eight fields of `width` bits in each string of `width` bytes."""
+    largest, mask = np.uint64(0), np.uint64((1 << width) - 1)
+    for n in range(len(strings)):
+        joined = np.uint64(0)
+        for j in range(width):
+            joined |= np.uint64(strings[n, j]) << np.uint64(8 * j)
+        for i in range(8):
+            largest = max(largest, (joined >> np.uint64(width * i)) & mask)
+    return largest
 
 
 def pack_int8(values: NDArray[np.int8]) -> NDArray[np.uint8]:

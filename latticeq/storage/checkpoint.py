@@ -1,9 +1,9 @@
 """Format v1: quantized tensors as named byte arrays in an HF-style folder.
 
-docs/format-v1.md is the normative text. A quantized matrix ``NAME`` becomes the tensors ``NAME.digits``,
-``NAME.scale_index``, ``NAME.row_scale`` and ``NAME.betas`` (or ``NAME.int8`` and ``NAME.row_scale``), and
-an entry in config.json's ``quantization_config`` that says how to read them. Everything is checked
-against that entry before a byte is mapped.
+docs/format-v1.md is the normative text. A quantized matrix ``NAME`` becomes the tensors
+``NAME.digits``, ``NAME.scale_index``, ``NAME.row_scale`` and ``NAME.betas`` (or ``NAME.int8`` and
+``NAME.row_scale``), and an entry in config.json's ``quantization_config`` that says how to read
+them. Everything is checked against that entry before a byte is mapped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from latticeq.quantizers.nestquant import MAX_K, NestTensor
 from latticeq.quantizers.scalar import Int8Tensor
 from latticeq.storage.bits import (
     bit_width,
+    check_packed,
     pack_digits,
     pack_int8,
     pack_scale_index,
@@ -41,6 +42,7 @@ __all__ = [
     "PackedVoronoi",
     "checksum",
     "describe",
+    "header_bytes",
     "pack",
     "quantization_config",
     "read_packed",
@@ -51,6 +53,7 @@ __all__ = [
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
 MAX_DIMENSION = 2**31 - 16
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +186,9 @@ def _check_entry(entry: Any) -> None:
     if not isinstance(entry, dict) or entry.get("format") not in {"voronoi", "int8"}:
         raise FormatError(f"is {entry!r:.80}; it must be an object of format 'voronoi' or 'int8'")
     shape = entry.get("shape")
-    sized = isinstance(shape, list) and len(shape) == 2 and all(map(_is_dimension, shape))
     block = 8 if entry["format"] == "voronoi" else 4
-    if not sized or shape[1] % block:
+    is_pair = isinstance(shape, list) and len(shape) == 2 and all(map(_is_dimension, shape))
+    if not is_pair or entry["shape"][1] % block:
         raise FormatError(
             f"shape is {shape!r:.80}; it must be two sizes, the second a multiple of {block}"
         )
@@ -196,7 +199,9 @@ def _check_entry(entry: Any) -> None:
         if type(value) is not int or not low <= value <= high:
             raise FormatError(f"{field} is {value!r:.80}; it must be from {low} to {high}")
     if entry.get("rotation") not in {"hadamard", "none"}:
-        raise FormatError(f"rotation is {entry.get('rotation')!r:.80}; must be 'hadamard' or 'none'")
+        raise FormatError(
+            f"rotation is {entry.get('rotation')!r:.80}; it must be 'hadamard' or 'none'"
+        )
     seed = entry.get("seed")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
         raise FormatError(f"seed is {seed!r:.80}; it must be null or from 0 to 2**64 - 1")
@@ -263,6 +268,8 @@ def read_packed(
         betas = arrays["betas"]
         if not (np.isfinite(betas).all() and betas[0] > 0 and (np.diff(betas) > 0).all()):
             raise FormatError(f"betas are {betas}; they must be positive and increasing")
+        check_packed(arrays["digits"], entry["q"], "digit")
+        check_packed(arrays["scale_index"], entry["k"], "scale index")
         rotation = Rotation(size[1], entry["seed"], entry["rotation"])
         return PackedVoronoi(
             size, entry["q"], betas, rotation, arrays["digits"], arrays["scale_index"], scale
@@ -271,8 +278,20 @@ def read_packed(
 
 def checksum(data: Any) -> str:
     """Return the SHA-256 of an array's or a buffer's bytes, in hexadecimal."""
-    raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8) if hasattr(data, "dtype") else data
+    raw: Any = data
+    if isinstance(data, np.ndarray):
+        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     return hashlib.sha256(raw).hexdigest()
+
+
+def header_bytes(path: Path) -> bytes:
+    """Return the first part of a safetensors file, all that is not tensor data.
+
+    That is the length of the header, eight bytes, and the header.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        return start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
 
 
 def verify(
@@ -296,7 +315,7 @@ def verify(
     FormatError
         If a file is missing or cannot be read.
     VerificationError
-        If bytes differ; the message names every tensor and file that does.
+        If bytes differ; the message names every file that does, or else every tensor.
     """
     path = Path(folder) / CHECKSUMS
     with context(str(path)):
@@ -307,20 +326,24 @@ def verify(
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(f"cannot be read as JSON: {error}") from error
         is_table = isinstance(expected, dict) and all(
-            isinstance(expected.get(part), dict) for part in ("tensors", "files")
+            isinstance(expected.get(part), dict) for part in ("tensors", "headers", "files")
         )
         if not is_table:
-            raise FormatError("must be an object with 'tensors' and 'files'")
-    wrong = []
+            raise FormatError("must be an object with 'tensors', 'headers' and 'files'")
+        if expected.get("format_version") != FORMAT_VERSION:
+            raise FormatError(
+                f"has format version {expected.get('format_version')!r}; this latticeq reads "
+                f"version {FORMAT_VERSION}: install the latticeq that wrote it"
+            )
+    wrong = _wrong_files(Path(folder), expected["files"], Path.read_bytes)
+    wrong += _wrong_files(Path(folder), expected["headers"], header_bytes)
+    if wrong:  # an index or a header that differs says nothing reliable about tensors
+        _refuse(Path(folder), wrong)
     nbytes = 0
-    for name, digest in expected["files"].items():
-        file = Path(folder) / name
-        if Path(name).name != name or not file.is_file():
-            wrong.append(f"file {name} (missing)")
-        elif checksum(file.read_bytes()) != digest:
-            wrong.append(f"file {name}")
     with TensorFolder(Path(folder)) as tensors:
-        wrong += [f"tensor {n} (no checksum)" for n in tensors.names if n not in expected["tensors"]]
+        for name in tensors.names:
+            if name not in expected["tensors"]:
+                wrong.append(f"tensor {name} (no checksum)")
         names = iter(expected["tensors"])
         for name in progress(names) if progress else names:
             if name not in tensors:
@@ -331,9 +354,26 @@ def verify(
             if checksum(raw) != expected["tensors"][name]:
                 wrong.append(f"tensor {name}")
     if wrong:
-        shown = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise VerificationError(
-            f"{folder}: {len(wrong)} of the checkpoint's parts differ from their checksums: {shown}. "
-            "The files were damaged or edited: copy or quantize them again"
-        )
+        _refuse(Path(folder), wrong)
     return {"tensors": len(expected["tensors"]), "files": len(expected["files"]), "nbytes": nbytes}
+
+
+def _wrong_files(
+    folder: Path, digests: Mapping[str, Any], read: Callable[[Path], bytes]
+) -> list[str]:
+    """Return which files are missing, or differ in the part of them that `read` returns."""
+    wrong = []
+    for name, digest in digests.items():
+        if Path(name).name != name or not (folder / name).is_file():
+            wrong.append(f"file {name} (missing)")
+        elif checksum(read(folder / name)) != digest:
+            wrong.append(f"file {name}")
+    return wrong
+
+
+def _refuse(folder: Path, wrong: list[str]) -> None:
+    shown = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+    raise VerificationError(
+        f"{folder}: {len(wrong)} of the checkpoint's parts differ from their checksums: {shown}. "
+        "The files were damaged or edited: copy or quantize them again"
+    )

@@ -1,0 +1,163 @@
+"""The verb ``latticeq inspect``: what a model folder holds, counted from its bytes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latticeq.cli.console import say
+from latticeq.cli.contents import Stored, bits_per_weight, read_config, stored_tensors
+from latticeq.cli.tables import folder_bytes, kind, megabytes, sparkline, table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from latticeq.storage.safetensors import TensorFolder
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "show what a quantized model holds, from its bytes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a model folder, packed or float")
+    parser.add_argument(
+        "--tensors",
+        action="store_true",
+        help="list every tensor (default: one line for all layers' tensors of a kind)",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Report provenance, tensors, the use of the scales, and sizes."""
+    from latticeq.storage.safetensors import TensorFolder
+
+    config = read_config(args.folder)
+    quantized: dict[str, Any] = config.get("quantization_config", {})
+    with TensorFolder(args.folder) as folder:
+        tensors = stored_tensors(folder, config)
+        shares = _scale_shares(folder, quantized.get("tensors", {}))
+    bits = bits_per_weight(tensor for tensor in tensors if tensor.is_linear)
+    weight_bytes = folder_bytes(args.folder, "*.safetensors")
+    _say_provenance(config, quantized)
+    say(_tensor_table(tensors) if args.tensors else _kind_table(tensors))
+    if shares:
+        say()
+        say(_scale_table(shares))
+    say()
+    say(
+        f"linears: {bits:.3f} bits a weight; weights {megabytes(weight_bytes)}, the folder "
+        f"{megabytes(folder_bytes(args.folder))}"
+    )
+    return {
+        "bits_per_weight": bits,
+        "nbytes": weight_bytes,
+        "folder_bytes": folder_bytes(args.folder),
+        "method": quantized.get("method"),
+        "regime": quantized.get("regime"),
+        "parameters": quantized.get("parameters"),
+        "calibration": quantized.get("calibration"),
+        "software": quantized.get("software"),
+        "scale_shares": shares,
+        "tensors": [
+            vars(tensor) | {"bits_per_weight": tensor.bits_per_weight} for tensor in tensors
+        ],
+    }
+
+
+def _say_provenance(config: dict[str, Any], quantized: dict[str, Any]) -> None:
+    """Say what made the folder; of untrusted JSON, so that nothing is taken for granted."""
+    names = config.get("architectures") or ["?"]
+    say(f"architecture  {names[0]}, {config.get('num_hidden_layers')} layers")
+    if not quantized:
+        say("method        none: float weights\n")
+        return
+    parameters, calibration, software = (
+        found if isinstance(found, dict) else {}
+        for found in (quantized.get(key) for key in ("parameters", "calibration", "software"))
+    )
+    method = f"{quantized.get('method')}, regime {quantized.get('regime')}"
+    say(f"method        {method}, format version {quantized.get('format_version')}")
+    shown = {key: value for key, value in parameters.items() if key not in {"method", "regime"}}
+    say(f"parameters    {', '.join(f'{key} {value}' for key, value in shown.items())}")
+    origin = "none"
+    if calibration:
+        origin = (
+            f"{calibration.get('tokens')} tokens of {calibration.get('text')} in windows of "
+            f"{calibration.get('context')} (sha256 {str(calibration.get('sha256'))[:16]})"
+        )
+    say(f"calibration   {origin}")
+    rotations = _rotations(quantized["tensors"])
+    say(f"rotation      {'; '.join(rotations) or 'none'}")
+    say(f"made with     {', '.join(f'{name} {number}' for name, number in software.items())}\n")
+
+
+def _rotations(entries: dict[str, dict[str, Any]]) -> list[str]:
+    """Return each rotation in use, in words."""
+    from latticeq.transforms.rotation import Rotation
+
+    used = {
+        Rotation(entry["shape"][1], entry["seed"], entry["rotation"])
+        for entry in entries.values()
+        if entry["format"] == "voronoi"
+    }
+    return [rotation.describe() for rotation in sorted(used, key=lambda one: one.n)]
+
+
+def _tensor_table(tensors: list[Stored]) -> str:
+    rows: list[tuple[object, ...]] = [("tensor", "shape", "format", "bits", "bytes")]
+    for tensor in tensors:
+        shape = " x ".join(map(str, tensor.shape))
+        bits = f"{tensor.bits_per_weight:.3f}"
+        rows.append((tensor.name, shape, tensor.format, bits, tensor.nbytes))
+    return table(rows)
+
+
+def _kind_table(tensors: list[Stored]) -> str:
+    groups: dict[tuple[str, str, str], list[Stored]] = {}
+    for tensor in tensors:
+        shape = " x ".join(map(str, tensor.shape))
+        groups.setdefault((kind(tensor.name), shape, tensor.format), []).append(tensor)
+    rows: list[tuple[object, ...]] = [("tensors", "count", "shape", "format", "bits", "size")]
+    for (name, shape, form), members in groups.items():
+        size = megabytes(sum(tensor.nbytes for tensor in members))
+        rows.append((name, len(members), shape, form, f"{members[0].bits_per_weight:.3f}", size))
+    return table(rows)
+
+
+def _scale_shares(
+    folder: TensorFolder, entries: dict[str, dict[str, Any]]
+) -> dict[str, list[float]]:
+    """Return which share of a kind's blocks uses each scale, the smallest scale first."""
+    counts: dict[str, NDArray[np.int64]] = {}
+    for name, entry in entries.items():
+        if entry["format"] != "voronoi" or entry["k"] == 1:
+            continue
+        group = kind(name)
+        found = _scale_counts(folder, name, entry)
+        counts[group] = found + counts[group] if group in counts else found
+    return {name: (found / found.sum()).tolist() for name, found in counts.items()}
+
+
+def _scale_counts(folder: TensorFolder, name: str, entry: dict[str, Any]) -> NDArray[np.int64]:
+    import numpy as np
+
+    from latticeq.errors import context
+    from latticeq.storage.bits import unpack_scale_index
+    from latticeq.storage.checkpoint import PackedVoronoi, read_packed
+
+    packed = read_packed(folder, name, entry)
+    assert isinstance(packed, PackedVoronoi)  # the entry says so
+    with context(f"{folder.folder}: tensor {name}"):
+        index = unpack_scale_index(packed.scale_index, entry["k"], entry["shape"][0])
+    return np.bincount(index.reshape(-1), minlength=entry["k"])
+
+
+def _scale_table(shares: dict[str, list[float]]) -> str:
+    rows: list[tuple[object, ...]] = [("use of the scales, smallest first", "", "")]
+    for name, found in shares.items():
+        rows.append((name, sparkline(found), " ".join(f"{share:6.1%}" for share in found)))
+    return table(rows)

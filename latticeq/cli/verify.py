@@ -1,0 +1,43 @@
+"""The verb ``latticeq verify``: whether all bytes are those that were written."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from latticeq.cli.console import say
+from latticeq.cli.tables import duration, megabytes
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "re-read a quantized model and check every checksum"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "folder", metavar="DIR", type=Path, help="a folder that `latticeq quantize` wrote"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Read everything and compare; what differs is an error that names it."""
+    from tqdm import tqdm
+
+    from latticeq.storage.checkpoint import verify
+    from latticeq.storage.safetensors import TensorFolder
+
+    with TensorFolder(args.folder) as tensors:
+        count = len(tensors.names)
+    start = time.perf_counter()
+    bar = partial(tqdm, desc="verify", total=count, unit="tensor", leave=False)
+    found = verify(args.folder, bar)
+    seconds = time.perf_counter() - start
+    say(
+        f"{args.folder}: {found['tensors']} tensors ({megabytes(found['nbytes'])}) and "
+        f"{found['files']} files are as they were written ({duration(seconds)})"
+    )
+    return {"folder": str(args.folder), **found, "seconds": round(seconds, 3)}
