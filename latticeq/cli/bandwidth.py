@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: the ceiling of decoding, which reads all weights each time."""
+"""How fast this machine reads memory: the ceiling of decoding, which reads all weights a token."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -129,8 +130,10 @@ def _quantize(source: Path, out: Path, options: Options) -> dict[str, Any]:
                 source, out, resume=True, force=force, report=progress, **asdict(options)
             )
 
+    if out.exists():  # damaged, or made with other options
+        shutil.rmtree(out)
     try:
-        report = work(force=out.exists())  # what is there is damaged or of other options
+        report = work(force=False)
     except InputError:  # an unfinished job of other options: nothing of it can be used
         report = work(force=True)
     say(

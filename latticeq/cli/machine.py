@@ -49,7 +49,10 @@ def limit_threads(count: int | None) -> int:
     InputError
         If the environment's ``NUMBA_NUM_THREADS`` is not a number.
     """
+    is_loaded = "numba" in sys.modules
     for variable in THREAD_VARIABLES:
+        if is_loaded and variable == "NUMBA_NUM_THREADS":
+            continue  # Numba reads it again when it compiles, and refuses another number then
         if count is not None:
             os.environ[variable] = str(count)
         else:
@@ -57,7 +60,7 @@ def limit_threads(count: int | None) -> int:
     # An OpenMP thread that waits actively is descheduled whenever another process wants its core,
     # and the whole region then waits for the scheduler: 8 ms instead of microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if "numba" in sys.modules:  # called from a program: the variables come too late for Numba
+    if is_loaded:  # called from a program: the variables come too late for Numba
         from latticeq import jit
 
         with suppress(ValueError):  # Numba has started with fewer: those it is

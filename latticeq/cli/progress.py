@@ -19,8 +19,8 @@ _LINEARS = 7  # of a block
 class QuantizeProgress:
     """A bar over the windows and linears of all blocks, and a line for each linear.
 
-    An instance is what `latticeq.model.quantize.quantize` takes as ``report``, and a context manager
-    that takes the bar away at its end.
+    An instance is what `latticeq.model.quantize.quantize` takes as ``report``, and a context
+    manager that takes the bar away at its end.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class QuantizeProgress:
     def __call__(self, event: str, value: Any) -> None:
         """Take in an event of `quantize`."""
         if event == "check":
-            self._bar.set_postfix_str(f"{value[0]} of {value[1]} matrices")
+            self._bar.set_postfix_str(f"{value[0]} of {value[1]} tensors")
         elif event == "window":
             block, done, total = value
             self._at(block, done, f"block {block}: calibration", f"window {done} of {total}")

@@ -57,7 +57,7 @@ def deal(values: Any, pairs: Any) -> None:
             a, b = values[8 * block + 2 * i], values[8 * block + 2 * i + 1]
             even |= np.uint32(np.uint32(np.uint8(a)) << np.uint32(8 * i))
             odd |= np.uint32(np.uint32(np.uint8(b)) << np.uint32(8 * i))
-            total += a + b
+            total += np.int32(a) + np.int32(b)
         pairs[block, 0] = np.int32(even)
         pairs[block, 1] = np.int32(odd)
         pairs[block, 2] = total

@@ -114,7 +114,7 @@ class VoronoiLinear(_TiledLinear):
         self._digits = _read_only(packed.digits)
         self._scale_index = _read_only(packed.scale_index.reshape(self._groups, -1))
         self._kind = (packed.rotation, packed.q)
-        self._plan: tuple[tuple[int, ...], NDArray[np.int64], tuple[int, ...]] | None = None
+        self._plan: tuple[list[VoronoiLinear], NDArray[np.int64], tuple[int, ...]] | None = None
         self._words = None
         if packed.digits.shape[3] == 4:  # digits of four bits: one 32-bit word a block
             self._words = _read_only(packed.digits.view("<i4")[..., 0])
@@ -161,12 +161,12 @@ class VoronoiLinear(_TiledLinear):
         self, linears: Sequence[VoronoiLinear]
     ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
         """Return what `multiply_row` needs to know of matrices, and where their outputs start."""
-        key = tuple(map(id, linears))
-        if self._plan is None or self._plan[0] != key:
+        # Keeping the linears keeps the arrays alive whose addresses are in the plan.
+        if self._plan is None or self._plan[0] != list(linears):
             ends = np.cumsum([linear._groups for linear in linears])
             rows = [[*linear._addresses(), end] for linear, end in zip(linears, ends, strict=True)]
             starts = tuple(int(ROWS * (e - f._groups)) for e, f in zip(ends, linears, strict=True))
-            self._plan = key, np.array(rows, np.int64), starts
+            self._plan = list(linears), np.array(rows, np.int64), starts
         return self._plan[1:]
 
     def _addresses(self) -> list[int]:

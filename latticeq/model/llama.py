@@ -9,8 +9,8 @@ with pre-normalisation, rotary positions on queries and keys, H query heads that
 heads, and a head that may be the embedding matrix. Linears carry a bias only where the architecture
 has one, so this one file serves Llama, Mistral and Qwen2.
 
-Token ids in, hidden states or logits out: no text and no files here. A `Block` runs on its own, so
-that calibration can stream through a model that does not fit in memory.
+Token ids in, hidden states or logits out; text only where `Llama.generate` is given some. A `Block` runs
+on its own, so that calibration can stream through a model that does not fit in memory.
 
 Shape letters: T new tokens, S cached tokens, D model width, F feed-forward width, H heads, G kv
 heads, K head width, V vocabulary.
@@ -19,7 +19,9 @@ heads, K head width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +34,7 @@ from latticeq.model.config import LlamaConfig
 from latticeq.model.generate import generate
 from latticeq.model.kernels import nll_rows, rms_norm, rotate, swiglu
 from latticeq.model.rope import frequencies, rotary
+from latticeq.model.tokenizer import Tokenizer
 
 __all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama", "Observer"]
 
@@ -168,6 +171,8 @@ class Llama:
         V x D; `embedding` itself if they are tied.
     context : int, optional
         The default size of a cache; the model's longest if omitted.
+    folder : Path, optional
+        Where it was loaded from; its tokenizer is there.
     """
 
     def __init__(
@@ -179,8 +184,10 @@ class Llama:
         head: Linear,
         *,
         context: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.config = config
+        self.folder = folder
         self.embedding = embedding
         self.blocks = list(blocks)
         self.norm = norm
@@ -261,9 +268,42 @@ class Llama:
         tokens = self._checked(ids)
         return self.head(self.hidden(tokens, self.new_cache(len(tokens))))
 
-    def generate(self, prompt: Sequence[int], **options: Any) -> list[int]:
-        """Return the tokens that follow a prompt; options are those of `generate.generate`."""
-        return list(generate(self, prompt, **options))
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the folder that the model was loaded from.
+
+        Raises
+        ------
+        InputError
+            If it was not loaded from a folder.
+        FormatError
+            If the folder has no tokenizer.
+        """
+        if self.folder is None:
+            raise InputError("this model was not loaded from a folder, so give token ids, not text")
+        return Tokenizer.from_folder(self.folder)
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> str: ...
+
+    @overload
+    def generate(self, prompt: Sequence[int], **options: Any) -> list[int]: ...
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> str | list[int]:
+        """Return what follows a prompt: text for text, token ids for token ids.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+        **options
+            Those of `latticeq.model.generate.generate`. For text, ``stop_ids`` are by default the
+            tokenizer's.
+        """
+        if not isinstance(prompt, str):
+            return list(generate(self, prompt, **options))
+        options.setdefault("stop_ids", self.tokenizer.stop_ids)
+        ids = generate(self, self.tokenizer.tokenize(prompt), **options)
+        return self.tokenizer.detokenize(ids)
 
     def nll(self, hidden: NDArray[np.float32], targets: ArrayLike) -> NDArray[np.float64]:
         """Return the negative log-likelihood of each target, in nats.

@@ -74,9 +74,8 @@ def load(folder: str | Path, context: int | None = None) -> Llama:
     embedding = load_embedding(weights)
     blocks = [load_block(weights, index) for index in range(config.num_hidden_layers)]
     head = embedding if config.tie_word_embeddings else make_linear(weights, "lm_head")
-    return Llama(
-        config, embedding, blocks, weights.float32("model.norm.weight"), head, context=context
-    )
+    norm = weights.float32("model.norm.weight")
+    return Llama(config, embedding, blocks, norm, head, context=context, folder=Path(folder))
 
 
 def load_config(folder: str | Path) -> LlamaConfig:

@@ -82,7 +82,7 @@ class Perplexity:
 
 def perplexity(
     model: Scorer,
-    ids: Sequence[int] | NDArray[np.integer[Any]],
+    text: str | Sequence[int] | NDArray[np.integer[Any]],
     *,
     context: int = 2048,
     windows: int | None = None,
@@ -93,8 +93,8 @@ def perplexity(
     Parameters
     ----------
     model : Scorer
-    ids : sequence of int
-        The whole text, tokenized once.
+    text : str or sequence of int
+        The whole text, or its token ids, tokenized once.
     context : int
         Tokens in a window, at least 2.
     windows : int, optional
@@ -121,7 +121,7 @@ def perplexity(
         )
     if windows is not None and windows < 1:
         raise InputError(f"windows is {windows}; it must be at least 1")
-    tokens = np.asarray(ids)
+    tokens = np.asarray(_tokenized(model, text) if isinstance(text, str) else text)
     n_windows = len(tokens) // context
     if n_windows == 0:
         raise InputError(
@@ -156,3 +156,11 @@ def perplexity(
         windows=n_windows,
         bits_per_weight=model.bits_per_weight,
     )
+
+
+def _tokenized(model: Scorer, text: str) -> list[int]:
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise InputError("this model has no tokenizer; give token ids instead of text")
+    ids: list[int] = tokenizer.tokenize(text)
+    return ids

@@ -107,21 +107,21 @@ def float_folder(source: Path, out: Path, progress: bool = False) -> Iterator[Pa
 def check_finite(
     weights: Weights, report: Callable[[str, tuple[int, int]], None] | None = None
 ) -> None:
-    """Read every float matrix once and refuse NaN and infinities, before hours are spent.
+    """Read every float tensor once and refuse NaN and infinities, before hours are spent.
 
     Parameters
     ----------
     weights : Weights
     report : callable, optional
-        Called with "check" and (matrices done, of how many).
+        Called with "check" and (tensors done, of how many).
 
     Raises
     ------
     FormatError
         Naming the first tensor that holds one.
     """
-    matrices = [name for name, shape in expected_tensors(weights.config).items() if len(shape) == 2]
-    for done, name in enumerate(matrices, start=1):
+    names = list(expected_tensors(weights.config))
+    for done, name in enumerate(names, start=1):
         flat = weights.matrix(name).reshape(-1)
         for first in range(0, len(flat), _CHUNK):
             if not _all_finite(flat[first : first + _CHUNK]):
@@ -130,7 +130,7 @@ def check_finite(
                     "model is damaged: download or convert it again"
                 )
         if report:
-            report("check", (done, len(matrices)))
+            report("check", (done, len(names)))
 
 
 def _all_finite(values: NDArray[Any]) -> bool:

@@ -63,9 +63,11 @@ def tuned_betas(q: int, k: int) -> tuple[float, ...]:
     """
     found = _table().get(f"q={q},k={k}")
     if found is None:
+        sizes = [name.removeprefix("q=").split(",")[0] for name in _table() if ",k=4" in name]
         raise InputError(
-            f"no scales were tuned for q = {q}, k = {k}; tuned are {', '.join(_table())}. Give "
-            "others as betas=…, from latticeq.quantizers.betas.fit_betas(q, k) for example"
+            f"no scales were tuned for q = {q}, k = {k}; tuned are q = {', '.join(sizes)} with k = "
+            "1, 2, 4, 8 or 16. Give others as betas=…, such as those that "
+            "latticeq.quantizers.betas.fit_betas(q, k) finds"
         )
     return tuple(found)
 

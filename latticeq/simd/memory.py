@@ -54,7 +54,7 @@ def load(_: Any, array: Any, first: Any) -> Any:
 
 
 def _at(kind: Any, count: int) -> Callable[[int], Any]:
-    return lambda address: np.array((kind * count).from_address(address))[None]
+    return lambda address: np.array((kind * count).from_address(int(address)))[None]
 
 
 def _load_at(result: Lanes) -> Any:
@@ -69,7 +69,7 @@ def _load_at(result: Lanes) -> Any:
 
 @word(_at(ctypes.c_int32, LANES))
 def load_ints_at(_: Any, address: Any) -> Any:
-    """Load sixteen int32 from an address, which the caller keeps alive and aligned to four bytes."""
+    """Load sixteen int32 from an address that is aligned to four bytes and kept alive."""
     return _load_at(Lanes("i32", 1))
 
 
@@ -79,7 +79,12 @@ def load_floats_at(_: Any, address: Any) -> Any:
     return _load_at(Lanes("f32", 1))
 
 
-@word(lambda address, count: int.from_bytes((ctypes.c_uint8 * count).from_address(address), "little"))
+def _peek_plain(address: int, count: int) -> Any:
+    raw = np.array((ctypes.c_uint8 * count).from_address(int(address)))
+    return raw.view(f"<u{count}")[0].astype(np.int64)
+
+
+@word(_peek_plain)
 def peek_at(_: Any, address: Any, count: Any) -> Any:
     """Return a literal number of bytes, 1, 2, 4 or 8, at any address as one int64."""
     if not isinstance(count, types.IntegerLiteral):
@@ -95,6 +100,11 @@ def peek_at(_: Any, address: Any, count: Any) -> Any:
     return signature(types.int64, types.intp, count), codegen
 
 
+def _fits(array: Any, x: Lanes, coords: int) -> bool:
+    """Tell whether lanes may be stored in an array: otherwise the kernel does not compile."""
+    return FROM_SCALAR.get(array.dtype) == x.dtype and x.coords == coords
+
+
 def _store_plain(array: Any, first: int, x: Any) -> None:
     array.reshape(-1)[first : first + LANES] = x[0]
 
@@ -102,6 +112,8 @@ def _store_plain(array: Any, first: int, x: Any) -> None:
 @word(_store_plain)
 def store(_: Any, array: Any, first: Any, x: Lanes) -> Any:
     """Store sixteen consecutive elements of a contiguous array, from flat index `first`."""
+    if not _fits(array, x, 1):
+        return None
 
     def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
         pointer = _pointer(context, builder, array, args[0], args[1])
@@ -207,6 +219,8 @@ def _store_blocks_plain(array: Any, first: int, x: Any) -> None:
 @word(_store_blocks_plain)
 def store_blocks(_: Any, array: Any, first: Any, x: Lanes) -> Any:
     """Store sixteen 8-blocks, the inverse of `load_blocks`."""
+    if not _fits(array, x, DIM):
+        return None
 
     def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
         pointer = _pointer(context, builder, array, args[0], args[1])
@@ -246,6 +260,8 @@ def _store_strided_plain(array: Any, first: int, stride: int, x: Any) -> None:
 @word(_store_strided_plain)
 def store_strided(_: Any, array: Any, first: Any, stride: Any, x: Lanes) -> Any:
     """Store each coordinate's sixteen lanes, one coordinate `stride` elements after the other."""
+    if not _fits(array, x, x.coords):
+        return None
 
     def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
         pointer = _pointer(context, builder, array, args[0], args[1])

@@ -178,7 +178,7 @@ def rotate(_: Any, a: Lanes, bits: Any) -> Any:
     return signature(_INT, a, bits), codegen
 
 
-@word(lambda a, bits: (a.view(np.uint32) >> bits).view(np.int32))
+@word(lambda a, bits: (a.view(np.uint32) >> np.asarray(bits, np.uint32)).view(np.int32))
 def shift_right(_: Any, a: Lanes, bits: Any) -> Any:
     """Shift each lane right, filling with zeros; `bits` is a number or lanes of them."""
     return elementwise(_INT, lambda builder, p, q: builder.lshr(p, q), a, bits)

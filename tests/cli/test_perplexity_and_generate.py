@@ -5,14 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
 
 from latticeq.cli.main import main
 from latticeq.model.loader import load
 from latticeq.model.perplexity import perplexity
 from latticeq.model.tokenizer import Tokenizer
-from tests.tiny_llama import CONFIGS, random_weights, write_folder
+from tests.tiny_model import write_byte_model
 
 Capture = pytest.CaptureFixture[str]
 TEXT = "Ünïcode and 日本語 are more bytes than letters. " * 3
@@ -20,14 +18,7 @@ TEXT = "Ünïcode and 日本語 are more bytes than letters. " * 3
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Backend(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    config = CONFIGS["tied"] | {"vocab_size": len(alphabet), "eos_token_id": 0}
-    write_folder(tmp_path / "model", config, random_weights(config))
-    backend.save(str(tmp_path / "model" / "tokenizer.json"))
-    return tmp_path / "model"
+    return write_byte_model(tmp_path / "model")
 
 
 @pytest.fixture

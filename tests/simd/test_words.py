@@ -1,7 +1,7 @@
 """Every word means in LLVM what it means in NumPy, on random lanes and at the edges."""
 
-import operator
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -9,71 +9,101 @@ import pytest
 
 from latticeq import simd
 from latticeq.jit import IS_JIT, kernel
-from latticeq.simd import load, load_blocks, store, store_blocks, to_int
+from tests.simd import programs
 
 pytestmark = pytest.mark.skipif(not IS_JIT, reason="without the JIT there is only one meaning")
 
-FLOATS = [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, -1e30, 1e30, 8388607.5, -1.0, 1.0, 3.25]
+EITHER = [
+    programs.float_arithmetic,
+    programs.float_choices,
+    programs.integer_arithmetic,
+    programs.bytes_in_lanes,
+    programs.memory,
+]
+SINGLE = [programs.single_precision, programs.addresses]
+COMPILED = {program: kernel(program) for program in EITHER + SINGLE}
+NOT_WORDS = {"path", "has_byte_tables"}
+
+FLOATS = [0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, -1e15, 1e15, 8388607.5, -1.0, 1.0, 3.25]
 INTEGERS = [0, 1, -1, 2**31 - 1, -(2**31), 255, 256, -256, 0x7F7F7F7F, -0x7F7F7F80, 0x01010101]
 
 
-def lanes(rng: np.random.Generator, dtype: type, coords: int) -> np.ndarray:
-    """Return (coords, 16) values, some random and some at the edges."""
-    if dtype is np.int32:
-        values = rng.integers(-(2**31), 2**31, (coords, 16))
-        edges = rng.choice(INTEGERS, (coords, 16))
-    else:
-        values = rng.normal(size=(coords, 16)) * 100
-        edges = rng.choice(FLOATS, (coords, 16))
-    return np.where(rng.random((coords, 16)) < 0.5, values, edges).astype(dtype)
+def in_numpy(program: Callable[..., None]) -> Callable[..., None]:
+    """Return the program with every word replaced by its NumPy meaning."""
+    meanings = {name: getattr(simd, name).plain for name in simd.__all__ if name not in NOT_WORDS}
+    return FunctionType(program.__code__, {**vars(programs), **meanings})  # type: ignore[arg-type]
 
 
-def in_memory(x: np.ndarray) -> np.ndarray:
-    """Return the flat array from which a kernel loads these lanes."""
-    return np.ascontiguousarray(x[0] if len(x) == 1 else x.T.reshape(-1))
+def inputs(seed: int, dtype: type) -> list[np.ndarray]:
+    """Return numbers of which half are at the edges."""
+    rng = np.random.default_rng(seed)
+    ints = np.where(
+        rng.random(160) < 0.5, rng.integers(-(2**31), 2**31, 160), rng.choice(INTEGERS, 160)
+    )
+    floats = np.where(rng.random(384) < 0.5, rng.normal(size=384) * 100, rng.choice(FLOATS, 384))
+    return [ints.astype(np.int32), floats.astype(dtype), rng.integers(0, 256, 256, np.uint8)]
 
 
-def compiled(expression: Callable[..., Any], arity: int, coords: int, result: int) -> Any:
-    """Compile `expression` of one to three values into a kernel from arrays to an array."""
-    word = kernel(inline=True)(expression)
-    take = load if coords == 1 else load_blocks
-    put = store if result == 1 else store_blocks
-
-    def one(out: Any, a: Any) -> None:
-        put(out, 0, word(take(a, 0)))
-
-    def two(out: Any, a: Any, b: Any) -> None:
-        put(out, 0, word(take(a, 0), take(b, 0)))
-
-    def three(out: Any, a: Any, b: Any, c: Any) -> None:
-        put(out, 0, word(take(a, 0), take(b, 0), take(c, 0)))
-
-    import numba
-
-    return numba.njit([one, two, three][arity - 1])
+def outputs(dtype: type) -> list[np.ndarray]:
+    return [np.zeros(1600, dtype), np.zeros(800, np.int32)]
 
 
-def run(
-    expression: Callable[..., Any], inputs: list[np.ndarray], result_coords: int, dtype: type
-) -> np.ndarray:
-    """Return what the compiled expression stores, as (coords, 16)."""
-    out = np.zeros(16 * result_coords, dtype)
-    coords = len(inputs[0])
-    compiled(expression, len(inputs), coords, result_coords)(out, *map(in_memory, inputs))
-    return out.reshape(1, 16) if result_coords == 1 else out.reshape(16, 8).T
+@pytest.mark.parametrize("program", EITHER, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_llvm_and_numpy_agree_bit_for_bit(program: Callable[..., None], dtype: type) -> None:
+    for seed in range(30):
+        results = []
+        for run in (COMPILED[program], in_numpy(program)):
+            given_inputs, stored = inputs(seed, dtype), outputs(dtype)
+            run(*given_inputs, *stored)
+            results.append([*given_inputs, *stored])
+        for compiled, plain in zip(*results, strict=True):
+            # Adding zero makes the two zeros one: which of them a maximum returns is not defined.
+            assert (compiled + np.zeros_like(compiled)).tobytes() == (plain + 0).tobytes()
 
 
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+@pytest.mark.parametrize("seed", range(10))
+def test_words_of_float32_alone(seed: int) -> None:
+    results: list[Any] = []
+    for run in (COMPILED[programs.single_precision], in_numpy(programs.single_precision)):
+        stored = outputs(np.float32)
+        ints, floats, raw = inputs(seed, np.float32)
+        run(ints, np.clip(floats, -1000, 1000), raw, *stored)  # products are exact in float64
+        results.append(stored)
+    assert np.array_equal(results[0][0], results[1][0])
 
 
-def plain(word: Any) -> Any:
-    return word.plain
+def test_words_on_addresses() -> None:
+    ints, floats, raw = inputs(1, np.float32)
+    results: list[Any] = []
+    for run in (COMPILED[programs.addresses], in_numpy(programs.addresses)):
+        stored = outputs(np.float32)
+        run(ints.ctypes.data, floats.ctypes.data, raw.ctypes.data, *stored)
+        results.append(stored)
+    assert results[0][0].tobytes() == results[1][0].tobytes()
+    assert results[0][1].tobytes() == results[1][1].tobytes()
 
 
-total, parity_bits, largest = simd.total, simd.parity_bits, simd.largest
-smallest, maximum, minimum = simd.smallest, simd.maximum, simd.minimum
-argmax, onehot, select, rint = simd.argmax, simd.onehot, simd.select, simd.rint
-magnitude, to_float, filled, top_two = simd.magnitude, simd.to_float, simd.filled, simd.top_two
-places, lane_index, any_lane, block = simd.places, simd.lane_index, simd.any_lane, simd.block
-coordinate = simd.coordinate
+def test_one_rounding_in_fused_multiply_add() -> None:
+    x, y, z = np.float32(1 + 2.0**-12), np.float32(1 - 2.0**-12), np.float32(-1)
+    floats = np.repeat([x, y, z], 16).astype(np.float32)
+
+    @kernel
+    def multiply(floats: Any, out: Any) -> None:
+        product = simd.fused_multiply_add(
+            simd.load(floats, 0), simd.load(floats, 16), simd.load(floats, 32)
+        )
+        simd.store(out, 0, product)
+
+    out = np.zeros(16, np.float32)
+    multiply(floats, out)
+    assert (out == np.float32(-(2.0**-24))).all()
+
+
+def test_every_word_is_in_a_program() -> None:
+    used = {name for program in EITHER + SINGLE for name in program.__code__.co_names}
+    assert set(simd.__all__) - NOT_WORDS <= used
+
+
+def test_the_path_names_a_way_to_multiply_bytes() -> None:
+    assert simd.path() in {"avx512vnni", "avx2", "neon-dotprod", "generic"}

@@ -1,0 +1,64 @@
+"""The verb ``bench``: the keys of its contract, sane numbers, and refusals before any work."""
+
+from pathlib import Path
+
+import pytest
+
+from latticeq.cli.bench import bytes_per_token
+from latticeq.model.loader import load
+from tests.tiny_model import byte_config, latticeq, write_byte_model
+
+SMALL = ("--prompt-tokens", 8, "--decode-tokens", 4, "--repeats", 3)
+
+
+def test_the_numbers(packed: Path) -> None:
+    done = latticeq("bench", packed, *SMALL)
+    assert done.code == 0, done.err
+    result = done.result
+    for key in (
+        "load_s",
+        "warmup_s",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "time_to_first_token_s",
+        "read_bandwidth_gb_s",
+        "bandwidth_fraction",
+    ):
+        assert result[key] > 0, key
+    assert result["threads"] >= 1
+    assert result["peak_rss_mib"] is None or result["peak_rss_mib"] > 50
+    low, high = result["decode_spread"]
+    assert low <= result["decode_tokens_per_s"] <= high
+    fraction = result["decode_tokens_per_s"] * result["bytes_per_token"] / 1e9
+    fraction /= result["read_bandwidth_gb_s"]
+    assert result["bandwidth_fraction"] == pytest.approx(fraction)
+    for words in (" threads", "numba ", "median", "lowest", "memory reads", "nestquant"):
+        assert words in done.err
+
+
+def test_a_token_reads_the_head_and_not_the_embeddings(packed: Path, tmp_path: Path) -> None:
+    tied = load(packed)
+    assert bytes_per_token(tied) == tied.nbytes
+    untied = load(write_byte_model(tmp_path / "model", byte_config("llama")))
+    assert bytes_per_token(untied) == untied.nbytes - 256 * 48 * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--prompt-tokens", 0), 2, "--prompt-tokens is 0"),
+        (("--decode-tokens", 0), 2, "--decode-tokens is 0"),
+        (("--repeats", 0), 2, "--repeats is 0"),
+        (("--prompt-tokens", 250, "--decode-tokens", 7), 2, "context of 256"),
+    ],
+)
+def test_refusals(source: Path, words: tuple[object, ...], code: int, message: str) -> None:
+    done = latticeq("bench", source, *words)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    done = latticeq("bench", tmp_path / "missing")
+    assert done.code == 1
+    assert "config.json: is missing" in done.err
