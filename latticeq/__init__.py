@@ -76,7 +76,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
     elif name == "__version__":
-        value = _version()
+        value = import_module("latticeq.version").package_version()
     else:
         raise AttributeError(f"module 'latticeq' has no attribute {name!r}")
     globals()[name] = value
@@ -85,12 +85,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("latticeq")
-    except PackageNotFoundError:
-        return "0+not.installed"

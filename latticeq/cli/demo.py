@@ -40,7 +40,7 @@ CONTEXT = 2048
 MAX_TOKENS = 160
 PROMPT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    "<|im_end|>\n<|im_start|>user\nWhy is the sky blue? Answer in one paragraph.<|im_end|>\n"
+    "<|im_end|>\n<|im_start|>user\nWrite a short paragraph about honey bees.<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
 """A question as the model's own chat template would put it."""
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     say(f"\n{_speed_table(speeds)}")
 
-    say("6/6 the packed model answers: Why is the sky blue?\n")
+    say("6/6 the packed model is asked to write a short paragraph about honey bees\n")
     text = _answer(out, packed)
     seconds = time.perf_counter() - start
     say(f"\nall done in {duration(seconds)}; try: latticeq generate {out} --prompt 'Once upon'")

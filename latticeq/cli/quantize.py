@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.dry_run:
         check_output(args.out, resume=args.resume, force=args.force)
     compile_notice()
-    expected = estimate(config, planned, options, measure_speeds(options, config.hidden_size))
+    expected = estimate(config, planned, options, measure_speeds(options, config))
     disk = disk_bytes(planned, is_gguf(args.source))
     needs = {
         "estimated_seconds": round(expected.seconds, 1),

@@ -5,8 +5,8 @@ its even digits (c0, c2, c4, c6) and its odd digits (c1, c3, c5, c7) are two wor
 `latticeq.codes.voronoi.fold_lanes` happens in such pairs, eight coordinates in two registers. It is
 the same rule with the same ties; the tests hold the two equal on every digit string they try.
 
-A residue r takes at most 32 values, so where the CPU looks 64 bytes up in one instruction, what depends
-on one residue is read from tables (`word_tables`); elsewhere it is computed.
+A residue r takes at most 32 values, so where the CPU looks 64 bytes up in one instruction, what
+depends on one residue is read from tables (`word_tables`); elsewhere it is computed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ USE_TABLES = has_byte_tables()
 def word_tables(q: int) -> NDArray[np.int32]:
     """Return the tables that `decode_words_lanes` reads, each 64 bytes seen as sixteen int32.
 
-    Entry t, t = r + q, holds: in row 0 the rank of residue r but for the coordinate's index, in row 1
-    its magnitude. In rows 2 and 3, entry t + 32 h with h = 1 for the half set, the decoded coordinate
-    plus 2q and what flipping it adds (mod 256).
+    Entry t = r + q holds in row 0 the rank of residue r, but for the coordinate's index, and in row
+    1 its magnitude. Entry t + 32 h, with h = 1 for the half set, holds in row 2 the decoded
+    coordinate plus 2q, and in row 3 what flipping it adds (mod 256).
 
     Parameters
     ----------
@@ -69,7 +69,6 @@ def word_tables(q: int) -> NDArray[np.int32]:
     packed = tables.view("<i4").astype(np.int32)
     packed.flags.writeable = False
     return packed
-
 
 
 @kernel(inline=True)
@@ -172,7 +171,9 @@ def _extremes(rank_even: Any, rank_odd: Any) -> Any:
 
 
 @kernel(inline=True)
-def _difference(a_even: Any, a_odd: Any, top: Any, bottom: Any, whole: Any, half: Any, q: int) -> Any:
+def _difference(
+    a_even: Any, a_odd: Any, top: Any, bottom: Any, whole: Any, half: Any, q: int
+) -> Any:
     """Return what the half set costs more than the whole one: 4q - sum |r|, and the flips."""
     minus_ones = filled(-1, top)
     difference = dot_bytes(filled(4 * q, top), a_even, minus_ones)

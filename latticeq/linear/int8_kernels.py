@@ -25,7 +25,7 @@ OFFSET = 128
 
 
 @kernel
-def quantize_row(x: Any, values: Any) -> float:
+def quantize_row(x: Any, values: Any) -> Any:
     """Round activations to int8 under one scale, their largest magnitude over 127.
 
     Parameters
@@ -35,7 +35,7 @@ def quantize_row(x: Any, values: Any) -> float:
 
     Returns
     -------
-    float
+    float32
         The scale: x is about scale times the values.
     """
     largest = np.float32(0)

@@ -19,6 +19,7 @@ import numpy as np
 from latticeq.codes.voronoi import fold_lanes, generator_lanes
 from latticeq.codes.words import decode_words_lanes
 from latticeq.jit import kernel, prange
+from latticeq.linear.int8_kernels import quantize_row
 from latticeq.simd import (
     broadcast,
     dot_bytes,
@@ -37,22 +38,36 @@ from latticeq.simd import (
     store_strided,
     to_float,
 )
+from latticeq.transforms.hadamard import hadamard_row
 
-__all__ = ["deal", "dequantize_any_groups", "dequantize_groups", "multiply_row"]
+__all__ = ["dequantize_any_groups", "dequantize_groups", "multiply_row", "prepare_row"]
 
 
 @kernel
-def deal(values: Any, pairs: Any) -> None:
-    """Lay int8 activations out for `multiply_row`.
+def prepare_row(x: Any, codes: Any, pairs: Any) -> Any:
+    """Rotate one token, round it to int8 under one scale, and lay it out for `multiply_row`.
 
     Parameters
     ----------
-    values : (N,) int8
+    x : (N,) float32
+    codes : (m, m / 4) uint8, or None
+        ``hadamard_codes(N)``; None if `x` is rotated already.
     pairs : (N / 8, 3) int32, output
-        For each block its even coordinates and its odd ones as bytes, and their sum.
+        For each block its even coordinates and its odd ones as signed bytes, and their sum.
+
+    Returns
+    -------
+    float32
+        The scale: the rotated token is about scale times the bytes.
     """
+    rotated = x
+    if codes is not None:
+        rotated = np.empty_like(x)
+        hadamard_row(x, rotated, codes)
+    values = np.empty(x.size, np.int8)
+    scale = quantize_row(rotated, values)
     for block in range(len(pairs)):
-        even, odd, total = np.uint32(0), np.uint32(0), 0
+        even, odd, total = np.uint32(0), np.uint32(0), np.int32(0)
         for i in range(4):
             a, b = values[8 * block + 2 * i], values[8 * block + 2 * i + 1]
             even |= np.uint32(np.uint32(np.uint8(a)) << np.uint32(8 * i))
@@ -61,11 +76,12 @@ def deal(values: Any, pairs: Any) -> None:
         pairs[block, 0] = np.int32(even)
         pairs[block, 1] = np.int32(odd)
         pairs[block, 2] = total
+    return scale
 
 
 @kernel(inline=True)
 def _scale_index_at(address: int, width: int, like: Any) -> Any:
-    """Return the scale indices of sixteen rows: `width` bits each, 2 * width bytes at an address."""
+    """Return the scale indices of sixteen rows, 2 * width bytes at an address."""
     lane = lane_index(like)
     if width == 2:
         bits = broadcast(np.int32(peek_at(address, 4)), lane)
@@ -102,7 +118,7 @@ def multiply_row(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: An
     tables : (4, 16) int32
         Of `latticeq.codes.words.word_tables`.
     pairs : (N / 8, 3) int32
-        From `deal`.
+        From `prepare_row`.
     scale : float
         The activations' scale.
     y : (16 * groups of all,) float32, output
@@ -213,7 +229,5 @@ def dequantize_any_groups(
                 for i in range(8):
                     blocks[lane, i] = (joined >> np.uint64(digit_bits * i)) & mask
             point = fold_lanes(generator_lanes(load_byte_blocks(blocks, 0)), q)
-            beta = scale * lookup(
-                table, _scale_index_at(indices + 2 * width * block, width, scale)
-            )
+            beta = scale * lookup(table, _scale_index_at(indices + 2 * width * block, width, scale))
             store_strided(out, 8 * block * columns + 16 * step, columns, to_float(point) * beta)

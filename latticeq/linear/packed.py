@@ -20,13 +20,15 @@ from latticeq.codes.words import word_tables
 from latticeq.errors import InputError
 from latticeq.linear.int8_kernels import dequantize_int8_groups, multiply_int8_row, quantize_row
 from latticeq.linear.nest_kernels import (
-    deal,
     dequantize_any_groups,
     dequantize_groups,
     multiply_row,
+    prepare_row,
 )
 from latticeq.storage.bits import bit_width
 from latticeq.storage.checkpoint import PackedInt8, PackedVoronoi
+from latticeq.transforms.hadamard import hadamard_codes
+from latticeq.transforms.rotation import Rotation
 
 __all__ = ["Int8Linear", "VoronoiLinear"]
 
@@ -119,6 +121,9 @@ class VoronoiLinear(_TiledLinear):
         if packed.digits.shape[3] == 4:  # digits of four bits: one 32-bit word a block
             self._words = _read_only(packed.digits.view("<i4")[..., 0])
             self._tables = word_tables(packed.q)
+        self._sign_codes = None
+        if self.rotation == Rotation(self.in_features) and self.rotation.blocks == 1:
+            self._sign_codes = hadamard_codes(self.in_features)
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply: (T, N) float32 -> (T, M) float32."""
@@ -134,21 +139,21 @@ class VoronoiLinear(_TiledLinear):
             linear._checked(x)
         if any(linear._kind != first._kind for linear in linears):
             return [linear(x) for linear in linears]
-        rotated = first.rotation.apply(np.ascontiguousarray(x))
         if len(x) == 1 and first._words is not None:
-            ys = first._multiply_one(linears, rotated[0])
+            ys = first._multiply_one(linears, x[0])
         else:
+            rotated = first.rotation.apply(np.ascontiguousarray(x))
             ys = [linear._multiply_many(rotated) for linear in linears]
         return [linear._finished(y) for linear, y in zip(linears, ys, strict=True)]
 
     def _multiply_one(
         self, linears: Sequence[VoronoiLinear], x: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Multiply one rotated token by matrices of this one's kind."""
-        values = np.empty(self.in_features, np.int8)
+        """Multiply one token by matrices of this one's kind."""
+        if self._sign_codes is None:  # not one plain Hadamard matrix: rotated outside the kernel
+            x = self.rotation.apply(x)
         pairs = np.empty((self.in_features // 8, 3), np.int32)
-        scale = quantize_row(x, values)
-        deal(values, pairs)
+        scale = prepare_row(np.ascontiguousarray(x), self._sign_codes, pairs)
         plan, starts = self._plan_of(linears)
         y = np.empty(ROWS * plan[-1, -1], np.float32)
         multiply_row(plan, self._q, self._tables, pairs, np.float32(scale), y)

@@ -15,13 +15,15 @@ import numpy as np
 
 from latticeq.model.config import LlamaConfig
 from latticeq.model.plan import Options, PlannedTensor
+from latticeq.quantizers.calibration import Hessian
 
 __all__ = ["Estimate", "Speeds", "estimate", "measure_speeds"]
 
 _PROGRAM_BYTES = 350 * 10**6  # the interpreter, libraries and compiled kernels
 _EMBEDDING_S = 60e-9  # a weight of the int8 tables, in NumPy on one thread
 _EXPONENTIAL_S = 1e-9  # a score of attention
-_MATRIX_SIZE = 1024
+_FLOPS = 4e9  # of a timed product
+_HESSIAN_SIZE = 2048  # of the timed one, at most: the widest Hessian takes most of the time
 _ENCODED_ROWS = 512
 
 
@@ -32,7 +34,7 @@ class Speeds:
     Parameters
     ----------
     float32, float64 : float
-        Floating-point operations of a matrix product.
+        Floating-point operations: of a product with weights, and of gathering a Hessian.
     encoded : float
         Weights that are quantized without feedback.
     """
@@ -57,38 +59,41 @@ class Estimate:
     memory_bytes: int
 
 
-def measure_speeds(options: Options, width: int) -> Speeds:
-    """Time two matrix products and the encoding of some rows: below a second, once compiled.
+def measure_speeds(options: Options, config: LlamaConfig) -> Speeds:
+    """Time a few of the products that are to come, on random numbers: a second, once compiled.
 
     Parameters
     ----------
     options : Options
         Which code.
-    width : int
-        Length of the rows to encode, a multiple of 8: the model's width.
+    config : LlamaConfig
+        The shapes: speed depends on them.
     """
+    width, wide = config.hidden_size, config.intermediate_size
+    tokens = int(min(max(_FLOPS / (2 * width * wide), 64), options.calibration_context))
     rng = np.random.default_rng(0)
-    square = rng.standard_normal((_MATRIX_SIZE, _MATRIX_SIZE))
-    flops = 2.0 * _MATRIX_SIZE**3
-    single = square.astype(np.float32)
+    states = rng.standard_normal((tokens, width), np.float32)
+    weights = rng.standard_normal((width, wide), np.float32)
+    inner = rng.standard_normal((tokens, min(wide, _HESSIAN_SIZE)), np.float32)
+    hessian = Hessian(inner.shape[1])
     quantizer = options.quantizer()
     rows = rng.standard_normal((_ENCODED_ROWS, width))
     quantizer.quantize(rows[:64])  # compiles
     return Speeds(
-        float32=flops / _seconds(lambda: single @ single),
-        float64=flops / _seconds(lambda: square @ square),
+        float32=2.0 * weights.size * tokens / _seconds(lambda: states @ weights),
+        float64=inner.shape[1] * inner.size / _seconds(lambda: hessian.update(inner)),
         encoded=rows.size / _seconds(lambda: quantizer.quantize(rows)),
     )
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Return the lesser of two times: the first may pay for starting threads."""
+    """Return the median of three times: the first may pay for starting threads."""
     times = []
-    for _ in range(2):
+    for _ in range(3):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return sorted(times)[1]
 
 
 def estimate(

@@ -58,13 +58,7 @@ class Job:
 
     def record(self, name: str) -> dict[str, Any]:
         """Return the record of a finished part."""
-        path = self.folder / name / "record.json"
-        with context(str(path)):
-            try:
-                found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            except (OSError, ValueError) as error:
-                raise FormatError(f"cannot be read: {error}; start over with --force") from error
-        return found
+        return _read_object(self.folder / name / "record.json")
 
     @contextmanager
     def tensors(self, names: list[str]) -> Iterator[list[TensorFolder]]:
@@ -144,11 +138,7 @@ def open_job(out: Path, settings: Mapping[str, Any], *, resume: bool, force: boo
 
 
 def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
-    with context(str(path)):
-        try:
-            before = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise FormatError(f"cannot be read: {error}; start over with --force") from error
+    before = _read_object(path)
     now = json.loads(json_bytes(dict(settings)))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
@@ -156,3 +146,14 @@ def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
                 f"{path.parent} was started with {name} = {before.get(name)!r}; now it is "
                 f"{now.get(name)!r}. Give the same settings, or --force to start over"
             )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    with context(str(path)):
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"cannot be read: {error}; start over with --force") from error
+        if not isinstance(found, dict):
+            raise FormatError("is not a JSON object; start over with --force")
+    return found

@@ -9,8 +9,8 @@ with pre-normalisation, rotary positions on queries and keys, H query heads that
 heads, and a head that may be the embedding matrix. Linears carry a bias only where the architecture
 has one, so this one file serves Llama, Mistral and Qwen2.
 
-Token ids in, hidden states or logits out; text only where `Llama.generate` is given some. A `Block` runs
-on its own, so that calibration can stream through a model that does not fit in memory.
+Token ids in, hidden states or logits out; text only where `Llama.generate` is given some. A `Block`
+runs on its own, so that calibration can stream through a model that does not fit in memory.
 
 Shape letters: T new tokens, S cached tokens, D model width, F feed-forward width, H heads, G kv
 heads, K head width, V vocabulary.

@@ -68,8 +68,8 @@ class Options:
                 f"{self.calibration_tokens} calibration tokens in windows of "
                 f"{self.calibration_context}: give at least one window of at least 2 tokens"
             )
-        if self.damping < 0:
-            raise InputError(f"damping is {self.damping}; it must be at least 0")
+        if not 0 <= self.damping < float("inf"):
+            raise InputError(f"damping is {self.damping}; it must be a number of at least 0")
 
     def quantizer(self) -> NestQuant:
         """Return the quantizer of the linears."""

@@ -43,6 +43,7 @@ from latticeq.quantizers.scalar import Int8, round_to_nearest
 from latticeq.storage.assemble import json_bytes, write_checkpoint
 from latticeq.storage.checkpoint import FORMAT_VERSION, checksum, describe, pack, verify
 from latticeq.storage.disk import disk_errors, new_folder
+from latticeq.version import package_version
 
 __all__ = ["LayerReport", "QuantizeReport", "quantize"]
 
@@ -387,7 +388,4 @@ def _mean_bits(entries: Mapping[str, Mapping[str, Any]]) -> float:
 
 def _software() -> dict[str, str]:
     packages = {name: version(name) for name in ("numpy", "numba", "scipy")}
-    from latticeq import __version__
-
-    packages["latticeq"] = __version__
-    return {"python": platform.python_version(), **packages}
+    return {"latticeq": package_version(), "python": platform.python_version(), **packages}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latticeq.codes.voronoi import VoronoiCode
+from latticeq.codes.voronoi import VoronoiCode, decode_doubled
 from latticeq.errors import InputError
 from latticeq.quantizers.base import as_rows
 from latticeq.quantizers.betas import published_betas, tuned_betas
@@ -73,10 +73,16 @@ class NestTensor:
         return 8 * self.nbytes / float(np.prod(self.shape))
 
     def rotated(self) -> NDArray[np.float32]:
-        """Return the decoded rows in the rotated basis, M x N."""
-        values = self.code.decode(self.digits, self.scale_index).reshape(len(self.digits), -1)
-        rows: NDArray[np.float32] = values * self.row_scale.astype(np.float32)[:, None]
-        return rows
+        """Return the decoded rows in the rotated basis, M x N.
+
+        An entry is v · (s · β/2), every product rounded to float32: v the doubled coordinate of the
+        lattice point, s the row's scale. Kernels that decode from packed bytes give the same bits.
+        """
+        halves = np.asarray(self.code.betas, np.float32) * np.float32(0.5)
+        scale = self.row_scale.astype(np.float32)[:, None] * halves[self.scale_index]
+        doubled = decode_doubled(self.digits.reshape(-1, 8), self.code.q)
+        rows = doubled.reshape(self.digits.shape).astype(np.float32) * scale[..., None]
+        return rows.reshape(len(self.digits), -1)
 
     def dequantize(self) -> NDArray[np.float32]:
         """Return the tensor in the original basis."""

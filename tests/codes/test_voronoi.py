@@ -75,7 +75,6 @@ def test_digits_on_the_boundary_decode_by_the_shift_rule(q: int, rng: np.random.
 def test_decoded_points_have_minimal_norm_in_their_coset(q: int, rng: np.random.Generator) -> None:
     # A point of q times the cell has norm at most q² (covering radius 1), so what would beat it is
     # within 2q of it: a member of the coset that differs by q times a vector of norm at most 4.
-    short = np.concatenate([e8.roots(), np.unique(e8.roots()[:, None] + e8.roots(), axis=0)[0]])
     short = np.concatenate([e8.roots(), *[e8.roots() + root for root in e8.roots()]])
     steps = q * np.unique(short[np.square(short).sum(axis=1) <= 4], axis=0)
     points = decode_doubled(rng.integers(0, q, (300 // FULL + 1, 8)), q) / 2.0

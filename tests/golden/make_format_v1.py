@@ -15,7 +15,7 @@ import numpy as np
 
 from reference.bits import pack_digits, pack_int8, pack_scale_index
 from reference.nestquant import rotation_matrix, signs
-from reference.voronoi import decode
+from reference.voronoi import decode, encode
 
 PATH = Path(__file__).with_name("format_v1.json")
 CODES = [(2, 1), (3, 2), (5, 3), (9, 4), (14, 4), (16, 4), (16, 16), (20, 8), (32, 5), (63, 16)]
@@ -42,8 +42,6 @@ def boundary_vector(q: int) -> dict[str, Any]:
     """Return digits whose coset has several members of least norm, and the one that is decoded."""
     deep = np.zeros((8, 8))
     deep[np.arange(8), np.arange(8)] = q  # in the corner between cells, for even q a lattice point
-    from reference.voronoi import encode
-
     digits = encode(deep, q)
     return {
         "q": q,

@@ -41,7 +41,7 @@ def test_more_work_costs_more() -> None:
 
 
 def test_speeds_are_measured() -> None:
-    speeds = measure_speeds(OPTIONS, CONFIG.hidden_size)
+    speeds = measure_speeds(OPTIONS, CONFIG)
     assert speeds.float32 > 1e7
     assert speeds.float64 > 1e7
     assert speeds.encoded > 1e3

@@ -74,7 +74,7 @@ def test_feedback_lowers_the_proxy_loss(rng: np.random.Generator) -> None:
     ],
 )
 def test_error_on_gaussian_rows(quantizer: NestQuant, target: float) -> None:
-    x = np.random.default_rng(3).normal(size=(1024, 768))
+    x = np.random.default_rng(3).normal(size=(512, 768))
     assert relative_error(x, quantizer.quantize(x).dequantize()) < 1.01 * target
 
 
@@ -94,9 +94,8 @@ def test_valid_codes_quantize_to_themselves(
     digits, index, decoded = code.encode_decoded(rescaled.reshape(m, blocks, 8).astype(np.float32))
     assert np.array_equal(digits, again.digits)
     assert np.array_equal(index, again.scale_index)
-    assert np.array_equal(
-        decoded.reshape(m, -1) * again.row_scale.astype(np.float32)[:, None], again.rotated()
-    )
+    scaled = decoded.reshape(m, -1) * again.row_scale.astype(np.float32)[:, None]
+    np.testing.assert_allclose(again.rotated(), scaled, rtol=1e-6)
 
 
 def test_zero_loss_when_the_row_scale_is_exact(rng: np.random.Generator) -> None:

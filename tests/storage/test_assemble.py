@@ -63,7 +63,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
         raise OSError(code, "no")
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(LatticeqError, match="the disk is full|permission denied"):
+    with pytest.raises(LatticeqError, match=r"the disk is full|permission denied"):
         write_checkpoint_of(tmp_path / "model", MATRICES)
 
 
