@@ -52,7 +52,8 @@ class QuantizeProgress:
     def __call__(self, event: str, value: Any) -> None:
         """Take in an event of `quantize`."""
         if event == "check":
-            self._bar.set_postfix_str(f"{value[0]} of {value[1]} tensors")
+            self._bar.set_postfix_str(f"{value[0]} of {value[1]} tensors", refresh=False)
+            self._bar.update(0)  # shows it, but not more often than the eye follows
         elif event == "window":
             block, done, total = value
             self._at(block, done, f"block {block}: calibration", f"window {done} of {total}")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.jit import kernel
-from latticeq.simd import argmax, filled, magnitude, onehot, parity_bits, rint, select, to_int
+from latticeq.simd import argmax, magnitude, onehot, parity_bits, rint, select, sign, to_int
 
-__all__ = ["checked", "closest_point", "closest_point_lanes"]
+__all__ = ["LIMIT", "checked", "closest_point", "closest_point_lanes", "float_rows", "range_error"]
 
 LIMIT = {"float32": 2.0**20, "float64": 2.0**30}
 """The largest magnitude at which coordinates still tell halves apart and sums fit int32."""
@@ -83,13 +83,12 @@ def closest_point_lanes(x: Any) -> Any:
     point = rint(x)
     error = x - point
     odd = (parity_bits(to_int(point)) & 1) == 1
-    step = select(error >= 0, filled(1, x), -1)
-    flipped = select(onehot(argmax(magnitude(error))), point + step, point)
-    return select(odd, flipped, point)
+    # The sign of an error of zero is plus: x - rint(x) is +0 then, also for x = -0.
+    return select(onehot(argmax(magnitude(error))) & odd, point + sign(error), point)
 
 
-def checked(x: Any, n: int | None) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """Return `x` as contiguous rows of floats, and its shape; refuse what has no closest point.
+def float_rows(x: Any, n: int | None) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """Return `x` as contiguous rows of float32 or float64, and its shape.
 
     Parameters
     ----------
@@ -100,7 +99,7 @@ def checked(x: Any, n: int | None) -> tuple[NDArray[Any], tuple[int, ...]]:
     Raises
     ------
     InputError
-        If the last axis is not `n`, or `x` holds NaN, infinity or a magnitude beyond the limit.
+        If there is no axis or the last one is not `n`.
     """
     array = np.asarray(x)
     if array.dtype not in (np.float32, np.float64):
@@ -108,11 +107,27 @@ def checked(x: Any, n: int | None) -> tuple[NDArray[Any], tuple[int, ...]]:
     if array.ndim == 0 or (n is not None and array.shape[-1] != n):
         wanted = "(..., n)" if n is None else f"(..., {n})"
         raise InputError(f"x has shape {array.shape}; it must be {wanted}")
-    rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
-    limit = LIMIT[array.dtype.name]
-    if array.size and not (array.max() <= limit and array.min() >= -limit):
-        raise InputError(
-            f"x holds NaN, infinity or a magnitude beyond {limit:.0f}; closest points of "
-            f"{array.dtype.name} rows need finite values within it: check or rescale x"
-        )
-    return rows, array.shape
+    return np.ascontiguousarray(array).reshape(-1, array.shape[-1]), array.shape
+
+
+def range_error(rows: NDArray[Any]) -> InputError:
+    """Return the error that says why rows have no closest points."""
+    return InputError(
+        f"x holds NaN, infinity or a magnitude beyond {LIMIT[rows.dtype.name]:.0f}; closest points "
+        f"of {rows.dtype.name} rows need finite values within it: check or rescale x"
+    )
+
+
+def checked(x: Any, n: int | None) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """Return what `float_rows` returns, refusing also what has no closest point.
+
+    Raises
+    ------
+    InputError
+        As `float_rows`, or if `x` holds NaN, infinity or a magnitude beyond the limit.
+    """
+    rows, shape = float_rows(x, n)
+    limit = LIMIT[rows.dtype.name]
+    if rows.size and not (rows.max() <= limit and rows.min() >= -limit):
+        raise range_error(rows)
+    return rows, shape

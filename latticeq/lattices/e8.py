@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.jit import kernel
-from latticeq.lattices.dn import checked, closest_point_lanes
-from latticeq.simd import load_blocks, select, store_blocks, total
+from latticeq.lattices.dn import LIMIT, closest_point_lanes, float_rows, range_error
+from latticeq.simd import any_lane, load_blocks, magnitude, select, store_blocks, to_int, total
 
 __all__ = [
     "COVERING_RADIUS",
@@ -121,18 +121,25 @@ def closest_point(x: Any) -> NDArray[Any]:
     >>> bool((left @ roots().T <= 1 + 1e-12).all())
     True
     """
-    rows, shape = checked(x, 8)
+    rows, shape = float_rows(x, 8)
     short = -len(rows) % 16
     padded = np.concatenate([rows, np.zeros((short, 8), rows.dtype)]) if short else rows
     out = np.empty_like(padded)
-    _closest_points(padded, out)
+    if not _closest_points(padded, out, LIMIT[rows.dtype.name]):
+        raise range_error(rows)
     return out[: len(rows)].reshape(shape)
 
 
 @kernel
-def _closest_points(x: Any, out: Any) -> None:
+def _closest_points(x: Any, out: Any, limit: float) -> bool:
+    """Fill `out`; tell whether every number was within the limit, which NaN is not."""
+    is_fine = True
     for first in range(0, x.size, GROUP):
-        store_blocks(out, first, closest_point_e8_lanes(load_blocks(x, first)))
+        blocks = load_blocks(x, first)
+        within = total(to_int(magnitude(blocks) <= limit))
+        is_fine &= not any_lane(within < 8)
+        store_blocks(out, first, closest_point_e8_lanes(blocks))
+    return is_fine
 
 
 @kernel(inline=True)

@@ -23,6 +23,9 @@ __all__ = ["dequantize_int8_groups", "multiply_int8_row", "quantize_row"]
 OFFSET = 128
 """Weights are stored as unsigned bytes, raised by this."""
 
+SMALLEST = np.float32(1e-30)
+"""A row whose magnitudes are all below it counts as zero: the inverse of its scale may overflow."""
+
 
 @kernel
 def quantize_row(x: Any, values: Any) -> Any:
@@ -36,12 +39,18 @@ def quantize_row(x: Any, values: Any) -> Any:
     Returns
     -------
     float32
-        The scale: x is about scale times the values.
+        The scale: x is about scale times the values. NaN if x holds NaN or infinity, so that what
+        is computed from it is NaN too.
     """
-    largest = np.float32(0)
+    largest, is_finite = np.float32(0), True
     for i in range(x.size):
+        is_finite &= bool(np.isfinite(x[i]))
         largest = max(largest, abs(x[i]))
-    scale = largest / np.float32(127) if largest > 0 else np.float32(1)
+    if not is_finite or largest < SMALLEST:
+        for i in range(x.size):
+            values[i] = 0
+        return np.float32(1) if is_finite else np.float32(np.nan)
+    scale = largest / np.float32(127)
     inverse = np.float32(1) / scale
     for i in range(x.size):
         values[i] = np.int8(np.rint(x[i] * inverse))

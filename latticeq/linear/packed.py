@@ -33,6 +33,7 @@ from latticeq.transforms.rotation import Rotation
 __all__ = ["Int8Linear", "VoronoiLinear"]
 
 ROWS = 16
+MAX_INT8_COLUMNS = 2**16
 TILE_BYTES = 2**20
 """Of float32 at a time: decoded in one cache, multiplied from there."""
 
@@ -199,6 +200,11 @@ class Int8Linear(_TiledLinear):
 
     def __init__(self, packed: PackedInt8, bias: NDArray[np.float32] | None = None) -> None:
         super().__init__(packed.shape, bias)
+        if self.in_features > MAX_INT8_COLUMNS:
+            raise InputError(
+                f"the matrix has {self.in_features} columns; int8 rows are exact in 32 bits up to "
+                f"{MAX_INT8_COLUMNS}"
+            )
         self.nbytes = packed.nbytes
         self._row_scale = _padded_scale(packed.row_scale)
         self._bytes = _read_only(packed.int8)

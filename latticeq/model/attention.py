@@ -6,7 +6,7 @@
 with g the kv head that query head h shares with H / G - 1 others.
 
 Keys are stored transposed, (G, K, S), and values as (G, S, K). Then both products of one token run
-along contiguous memory, with one accumulator an element: they vectorise without reordering a sum.
+along contiguous memory, sixteen elements a vector, and every sum has its order written down.
 Many tokens go through BLAS, in chunks of queries against only the keys up to the chunk's end, so
 that T x S scores never exist at once. Scores are exponentiated less their row's maximum, and rows
 are divided by their sums after the product with the values, where there are fewer numbers.
@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from latticeq.jit import kernel, prange
 from latticeq.model.kernels import exponentiate_row
+from latticeq.simd import filled, fused_multiply_add, load_floats_at, store
 
 __all__ = ["attend"]
 
+_POSITIONS = 64  # whose scores one token takes at a time: beyond the last, it reads padding
 _SCORE_ROWS = 768  # queries x shared heads of a chunk: large enough for BLAS, small enough for L2
 
 
@@ -40,7 +42,8 @@ def attend(
     q : (T, H, K) float32
         Rotated queries of positions ``start`` to ``start + T - 1``.
     keys : (G, K, S') float32
-        Rotated keys, with at least ``start + T`` positions written.
+        Rotated keys, with at least ``start + T`` positions written; S' at least 64 more than
+        ``start`` lets one token take the fast way.
     values : (G, S', K) float32
     start : int
         Position of the first query.
@@ -51,7 +54,8 @@ def attend(
     """
     n_tokens, heads, width = q.shape
     scale = np.float32(1 / math.sqrt(width))
-    if n_tokens == 1:
+    is_padded = keys.shape[2] >= start + _POSITIONS
+    if n_tokens == 1 and width % 16 == 0 and is_padded:
         out = np.empty((heads, width), np.float32)  # (H, K)
         _attend_one(q[0], keys, values, start + 1, scale, out)
         return out.reshape(1, heads * width)
@@ -109,33 +113,53 @@ def _exponentiate(scores, start, n_queries, scale, sums):  # type: ignore[no-unt
 def _attend_one(q, keys, values, seen, scale, out):  # type: ignore[no-untyped-def]
     """Attention of one token: q, out (H, K), keys (G, K, S'), values (G, S', K), S = seen.
 
-    Several keys' coordinates, then several values, are taken at a time: each pass over the partial
-    results costs a load and a store, and serves four products.
+    Sixteen scores, then sixteen coordinates, are a vector; K is a multiple of 16. The scores of the
+    last vector that lie beyond S come from the padding of the keys and are never looked at.
     """
     heads, width = q.shape
     shared = heads // keys.shape[0]
     for h in prange(heads):
         g = h // shared
-        scores = np.zeros(seen, np.float32)
-        fours = width - width % 4
-        for i in range(0, fours, 4):
-            k0, k1, k2, k3 = keys[g, i], keys[g, i + 1], keys[g, i + 2], keys[g, i + 3]
-            q0, q1, q2, q3 = q[h, i], q[h, i + 1], q[h, i + 2], q[h, i + 3]
-            for s in range(seen):
-                scores[s] += (q0 * k0[s] + q1 * k1[s]) + (q2 * k2[s] + q3 * k3[s])
-        for i in range(fours, width):
-            for s in range(seen):
-                scores[s] += q[h, i] * keys[g, i, s]
-        _, total = exponentiate_row(scores, scale, np.empty(64, np.float32))
-        mixed = np.zeros(width, np.float32)
-        fours = seen - seen % 4
-        for s in range(0, fours, 4):
-            v0, v1, v2, v3 = values[g, s], values[g, s + 1], values[g, s + 2], values[g, s + 3]
-            p0, p1, p2, p3 = scores[s], scores[s + 1], scores[s + 2], scores[s + 3]
-            for i in range(width):
-                mixed[i] += (p0 * v0[i] + p1 * v1[i]) + (p2 * v2[i] + p3 * v3[i])
-        for s in range(fours, seen):
-            for i in range(width):
-                mixed[i] += scores[s] * values[g, s, i]
-        for i in range(width):
-            out[h, i] = mixed[i] / total
+        scores = np.empty(-(-seen // _POSITIONS) * _POSITIONS, np.float32)
+        _scores_of_head(q[h], keys[g].ctypes.data, keys.strides[1], scores)
+        _, total = exponentiate_row(scores[:seen], scale, np.empty(64, np.float32))
+        first = values[g].ctypes.data
+        for i in range(0, width, 16):
+            store(out[h], i, _mixed(scores, seen, first + 4 * i, values.strides[1]) * (1 / total))
+
+
+@kernel(inline=True)
+def _scores_of_head(q, keys, stride, scores):  # type: ignore[no-untyped-def]
+    """Set scores to the products of a query with keys, `_POSITIONS` at a time."""
+    for s in range(0, scores.size, _POSITIONS):
+        address = keys + 4 * s
+        zero = filled(np.float32(0), load_floats_at(address))
+        t0, t1, t2, t3 = zero, zero, zero, zero
+        for i in range(q.size):
+            x = filled(q[i], zero)
+            t0 = fused_multiply_add(x, load_floats_at(address), t0)
+            t1 = fused_multiply_add(x, load_floats_at(address + 64), t1)
+            t2 = fused_multiply_add(x, load_floats_at(address + 128), t2)
+            t3 = fused_multiply_add(x, load_floats_at(address + 192), t3)
+            address += stride
+        store(scores, s, t0)
+        store(scores, s + 16, t1)
+        store(scores, s + 32, t2)
+        store(scores, s + 48, t3)
+
+
+@kernel(inline=True)
+def _mixed(weights, seen, values, stride):  # type: ignore[no-untyped-def]
+    """Return the weighted sum of sixteen coordinates over positions, four positions at a time."""
+    zero = filled(np.float32(0), load_floats_at(values))
+    t0, t1, t2, t3 = zero, zero, zero, zero
+    fours = seen - seen % 4
+    for s in range(0, fours, 4):
+        at = values + s * stride
+        t0 = fused_multiply_add(filled(weights[s], zero), load_floats_at(at), t0)
+        t1 = fused_multiply_add(filled(weights[s + 1], zero), load_floats_at(at + stride), t1)
+        t2 = fused_multiply_add(filled(weights[s + 2], zero), load_floats_at(at + 2 * stride), t2)
+        t3 = fused_multiply_add(filled(weights[s + 3], zero), load_floats_at(at + 3 * stride), t3)
+    for s in range(fours, seen):
+        t0 = fused_multiply_add(filled(weights[s], zero), load_floats_at(values + s * stride), t0)
+    return (t0 + t1) + (t2 + t3)

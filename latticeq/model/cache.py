@@ -14,7 +14,9 @@ from latticeq.model.config import LlamaConfig
 
 __all__ = ["KVCache"]
 
-_PADDING = 16  # floats; a row of a power of two bytes would map all coordinates to few cache sets
+# Floats at the end of a row of keys. Attention reads up to 64 positions at a time; and without any,
+# rows of a power of two bytes would map all coordinates to few cache sets.
+_PADDING = 64
 
 
 class KVCache:

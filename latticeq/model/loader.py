@@ -136,6 +136,11 @@ class Weights:
         self.entries = _quantized_entries(Path(folder), self._shapes)
         for name, shape in self._shapes.items():
             if name in self.entries:  # its arrays are checked when they are mapped
+                if name in self._stored:
+                    raise FormatError(
+                        f"{self.folder.folder}: tensor {name} is stored in floats, and config.json "
+                        "says that it is quantized"
+                    )
                 for suffix in stored_shapes(self.entries[name]):
                     self._stored.pop(f"{name}.{suffix}", None)
                 continue

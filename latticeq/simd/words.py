@@ -157,6 +157,14 @@ def magnitude(_: Any, x: Lanes) -> Any:
     return elementwise(x, lambda builder, p: call(builder, name, p.type, p, no), x)
 
 
+@word(lambda x: np.copysign(np.ones_like(x), x))
+def sign(_: Any, x: Lanes) -> Any:
+    """Return 1 or -1 with the sign of each float; zero counts as its sign bit says."""
+    name = f"llvm.copysign.v{LANES}{x.dtype}"
+    ones = ir.Constant(x.vector, [1.0] * LANES)
+    return elementwise(x, lambda builder, p: call(builder, name, p.type, ones, p), x)
+
+
 @word(lambda x: x.astype(np.int32))
 def to_int(_: Any, x: Lanes) -> Any:
     """Convert integral floats, or truth values, to int32."""

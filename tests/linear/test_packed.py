@@ -220,3 +220,25 @@ def test_bad_inputs_are_refused(x: np.ndarray) -> None:
 def test_a_bad_bias_is_refused() -> None:
     with pytest.raises(InputError, match=r"bias has shape \(3,\)"):
         Int8Linear(packed_int8(np.ones((20, 24))), np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_activations_that_are_no_numbers_stay_visible(bad: float) -> None:
+    linear = VoronoiLinear(packed_voronoi(random_nest(20, 64, 16, 4)))
+    head = Int8Linear(packed_int8(np.random.default_rng(0).normal(size=(20, 64))))
+    x = np.ones((1, 64), np.float32)
+    x[0, 5] = bad
+    for y in (linear(x), head(x)):
+        assert np.isnan(y).all()
+
+
+def test_tiny_activations_count_as_zero() -> None:
+    values = np.full(8, 7, np.int8)
+    assert quantize_row(np.full(8, 1e-38, np.float32), values) == 1
+    assert not values.any()
+
+
+def test_int8_rows_too_long_for_exact_sums_are_refused() -> None:
+    packed = PackedInt8((1, 2**16 + 4), np.zeros((1, 2**14 + 1, 16, 4), np.uint8), np.ones(1, "f2"))
+    with pytest.raises(InputError, match="65536"):
+        Int8Linear(packed)

@@ -305,3 +305,14 @@ def test_without_feedback_rows_are_quantized_plainly(tmp_path: Path) -> None:
     packed = Weights(tmp_path / "out", load_config(tmp_path / "out")).packed(name)
     plain = NestQuant(14, 2, seed=3).quantize(weights[name])
     assert np.array_equal(packed.unpack().dequantize(), plain.dequantize())
+
+
+def test_a_matrix_stored_twice_is_refused(made: Made, tmp_path: Path) -> None:
+    twice = tmp_path / "twice"
+    shutil.copytree(made.out, twice)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors = load_file(twice / "model.safetensors")
+    tensors[name] = load_file(made.source / "model.safetensors")[name]
+    save_file(tensors, twice / "model.safetensors")
+    with pytest.raises(FormatError, match="stored in floats"):
+        load(twice)

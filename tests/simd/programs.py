@@ -45,6 +45,7 @@ from latticeq.simd import (
     rotate,
     select,
     shift_right,
+    sign,
     sign_bytes,
     smallest,
     spread,
@@ -68,7 +69,7 @@ def float_arithmetic(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(f, 384, x / (magnitude(y) + 1))
     store_blocks(f, 512, 2 * x - 0.5)
     store_blocks(f, 640, rint(y))
-    store_blocks(f, 768, magnitude(x))
+    store_blocks(f, 768, magnitude(x) + sign(y))
     store_blocks(f, 896, maximum(x, y))
     store_blocks(f, 1024, minimum(x, y))
     store_blocks(f, 1152, minimum(x, 1))

@@ -1,0 +1,76 @@
+"""Time closest points and codes in bulk on one thread: ``python tests/bench/codes.py``.
+
+Prints nanoseconds a block of eight: the median of fifteen runs, with the fastest and the slowest.
+Arrays stay in the second-level cache, so that arithmetic is timed and not memory.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from latticeq.codes.voronoi import VoronoiCode, decode_doubled
+from latticeq.codes.words import word_tables
+from latticeq.jit import set_threads
+from latticeq.lattices import e8
+from latticeq.linear.nest_kernels import dequantize_groups, multiply_row
+from latticeq.quantizers.betas import tuned_betas
+from latticeq.storage.bits import pack_digits, pack_scale_index
+
+BLOCKS = 16_384
+RUNS = 15
+
+
+def measure(name: str, work: Callable[[], object]) -> None:
+    """Print the time a block that some work on `BLOCKS` blocks takes."""
+    work()  # compiles
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - start) / BLOCKS * 1e9)
+    low, high = min(times), max(times)
+    print(f"{name:<46}{statistics.median(times):8.2f} ns a block  ({low:.2f} to {high:.2f})")
+
+
+def main() -> None:
+    """Time every bulk operation on one thread."""
+    set_threads(1)
+    blocks = np.random.default_rng(0).normal(size=(BLOCKS, 8)).astype(np.float32)
+    wide = blocks.astype(np.float64)
+    measure("E8 closest point, float32", lambda: e8.closest_point(blocks))
+    measure("E8 closest point, float64", lambda: e8.closest_point(wide))
+    opt = VoronoiCode(16, tuned_betas(16, 4))
+    first = VoronoiCode(16, opt.betas, "first")
+    measure("encode q=16 k=4, Opt-beta, overload-aware", lambda: opt.encode(blocks))
+    measure("encode q=16 k=4, First-beta", lambda: first.encode(blocks))
+
+    digits, index = opt.encode(blocks)
+    measure("decode digits to int8 points", lambda: decode_doubled(digits, 16))
+    rows, columns = 256, 8 * BLOCKS // 256
+    packed = pack_digits(digits.reshape(rows, -1, 8), 16)
+    words = packed.view("<i4")[..., 0]
+    scales = pack_scale_index(index.reshape(rows, -1), 4).reshape(rows // 16, -1)
+    betas = np.zeros(16, np.float32)
+    betas[:4] = np.array(opt.betas) / 2
+    ones, out = np.ones(rows, np.float32), np.empty((columns, rows), np.float32)
+    tables = word_tables(16)
+    measure(
+        "decode packed bytes to float32",
+        lambda: dequantize_groups(words, scales, 2, betas, ones, 16, tables, 0, out),
+    )
+    kept = (words, scales, betas, ones)
+    plan = np.array([[*(array.ctypes.data for array in kept), 2, rows // 16]], np.int64)
+    pairs = np.ones((columns // 8, 3), np.int32)
+    y = np.empty(rows, np.float32)
+    measure(
+        "decode packed bytes and multiply (int8 dots)",
+        lambda: multiply_row(plan, 16, tables, pairs, np.float32(1), y),
+    )
+
+
+if __name__ == "__main__":
+    main()
