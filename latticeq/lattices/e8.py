@@ -132,14 +132,14 @@ def closest_point(x: Any) -> NDArray[Any]:
 
 @kernel
 def _closest_points(x: Any, out: Any, limit: float) -> bool:
-    """Fill `out`; tell whether every number was within the limit, which NaN is not."""
-    is_fine = True
+    """Fill `out`; give up and tell so at a number beyond the limit, which NaN is too."""
     for first in range(0, x.size, GROUP):
         blocks = load_blocks(x, first)
         within = total(to_int(magnitude(blocks) <= limit))
-        is_fine &= not any_lane(within < 8)
+        if any_lane(within < 8):
+            return False
         store_blocks(out, first, closest_point_e8_lanes(blocks))
-    return is_fine
+    return True
 
 
 @kernel(inline=True)
