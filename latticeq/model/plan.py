@@ -10,7 +10,8 @@ from latticeq.model.config import LlamaConfig
 from latticeq.model.loader import Weights, expected_tensors
 from latticeq.model.source import is_gguf, model_config
 from latticeq.quantizers.feedback import DAMPING
-from latticeq.quantizers.nestquant import NestQuant
+from latticeq.quantizers.nestquant import NestQuant, nest_nbytes
+from latticeq.quantizers.scalar import int8_nbytes
 
 __all__ = ["Options", "PlannedTensor", "disk_bytes", "plan"]
 
@@ -123,7 +124,7 @@ def plan(source: Path, options: Options) -> list[PlannedTensor]:
         if name.startswith("model.layers."):
             rows.append(_planned_linear(name, size, quantizer))
         elif options.embedding == "int8":
-            nbytes = (size[0] + -size[0] % 16) * size[1] + 2 * size[0]
+            nbytes = int8_nbytes(*size)
             rows.append(PlannedTensor(name, size, "int8", *_bits(nbytes, size), ""))
         else:
             nbytes = weights.matrix(name).nbytes if weights else 4 * size[0] * size[1]
@@ -150,9 +151,7 @@ def _planned_linear(name: str, size: tuple[int, int], quantizer: NestQuant) -> P
             f"{name} has {size[1]} columns; blocks of 8 need a multiple of 8. This model cannot be "
             "quantized with E8"
         )
-    blocks = (size[0] + -size[0] % 16) * (size[1] // 8)
-    digit_bits, index_bits = (quantizer.q - 1).bit_length(), (quantizer.k - 1).bit_length()
-    nbytes = blocks * digit_bits + blocks * index_bits // 8 + 2 * size[0] + 4 * quantizer.k
+    nbytes = nest_nbytes(*size, quantizer.q, quantizer.k)
     method = f"nestquant q={quantizer.q} k={quantizer.k}"
     note = quantizer.rotation(size[1]).describe()
     return PlannedTensor(name, size, method, *_bits(nbytes, size), note)

@@ -24,10 +24,19 @@ from latticeq.quantizers.betas import published_betas, tuned_betas
 from latticeq.quantizers.feedback import DAMPING, factor, ldlq
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["NestQuant", "NestTensor"]
+__all__ = ["NestQuant", "NestTensor", "nest_nbytes"]
 
 MAX_K = 16
 """The most scales: a vector register holds sixteen."""
+
+
+def nest_nbytes(m: int, n: int, q: int, k: int) -> int:
+    """Return the bytes that a matrix M x N takes when it is packed, everything counted.
+
+    Rows are padded to sixteen; a digit takes whole bits; scales and the k betas are included.
+    """
+    blocks = (m + -m % 16) * (n // 8)
+    return blocks * (q - 1).bit_length() + blocks * (k - 1).bit_length() // 8 + 2 * m + 4 * k
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +70,7 @@ class NestTensor:
     def nbytes(self) -> int:
         """Bytes of the packed form: rows padded to sixteen, scales and the code's β included."""
         rows, blocks = self.scale_index.shape
-        k = len(self.code.betas)
-        digit_bits, index_bits = (self.code.q - 1).bit_length(), (k - 1).bit_length()
-        padded = rows + -rows % 16
-        code_bytes = padded * blocks * digit_bits + padded * blocks * index_bits // 8
-        return int(code_bytes + 2 * rows + 4 * k)
+        return nest_nbytes(rows, 8 * blocks, self.code.q, len(self.code.betas))
 
     @property
     def bits_per_entry(self) -> float:

@@ -14,7 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from latticeq.errors import InputError
 from latticeq.quantizers.base import as_rows
 
-__all__ = ["Int8", "Int8Tensor", "round_to_nearest"]
+__all__ = ["Int8", "Int8Tensor", "int8_nbytes", "round_to_nearest"]
+
+
+def int8_nbytes(m: int, n: int) -> int:
+    """Return the bytes that a matrix M x N takes in int8, rows padded to sixteen, with scales."""
+    return (m + -m % 16) * n + 2 * m
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +42,7 @@ class Int8Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed form, rows padded to sixteen."""
-        rows, n = self.values.shape
-        return int((rows + -rows % 16) * n + 2 * rows)
+        return int8_nbytes(*self.values.shape)
 
     @property
     def bits_per_entry(self) -> float:
