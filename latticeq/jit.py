@@ -31,7 +31,7 @@ __all__ = ["IS_JIT", "cache_root", "kernel", "kernel_cache", "prange", "set_thre
 Function = Callable[..., Any]
 
 IS_JIT = not numba.config.DISABLE_JIT
-"""False under ``NUMBA_DISABLE_JIT=1``: vector kernels then hand over to their scalar twins."""
+"""False under ``NUMBA_DISABLE_JIT=1``: kernels then run as Python, vector words as NumPy."""
 
 
 def cache_root() -> Path:

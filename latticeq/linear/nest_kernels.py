@@ -109,10 +109,10 @@ def multiply_row(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: An
     Parameters
     ----------
     plan : (matrices, 6) int64
-        For each matrix the columns `PLAN`: the addresses of its words, (groups, N / 8, 16) int32;
-        scale indices, (groups, N / 8, 2 * width) uint8; betas, (16,) float32, half the scale that
-        each index names, as decoded points are doubled; row scales, (16 * groups,) float32; the
-        width of a scale index; and the number of groups of this matrix and those before it.
+        For each matrix: the addresses of its words, (groups, N / 8, 16) int32; scale indices,
+        (groups, N / 8, 2 * width) uint8; betas, (16,) float32, half the scale that each index
+        names, as decoded points are doubled; row scales, (16 * groups,) float32; the width of a
+        scale index; and the number of groups of this matrix and those before it.
     q : int
         Of all of them.
     tables : (4, 16) int32
