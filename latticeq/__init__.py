@@ -18,12 +18,13 @@ if TYPE_CHECKING:
         MissingDependencyError,
         VerificationError,
     )
+    from latticeq.linear.matmul import matmul
     from latticeq.model.loader import load
     from latticeq.model.perplexity import perplexity
     from latticeq.model.pull import pull
     from latticeq.model.quantize import quantize
     from latticeq.quantizers.nestquant import NestQuant
-    from latticeq.quantizers.scalar import Int8
+    from latticeq.quantizers.scalar import Int8, Scalar
     from latticeq.storage.checkpoint import verify
     from latticeq.transforms.rotation import Rotation
 
@@ -37,8 +38,10 @@ _HOMES = {
     "MissingDependencyError": "latticeq.errors",
     "NestQuant": "latticeq.quantizers.nestquant",
     "Rotation": "latticeq.transforms.rotation",
+    "Scalar": "latticeq.quantizers.scalar",
     "VerificationError": "latticeq.errors",
     "load": "latticeq.model.loader",
+    "matmul": "latticeq.linear.matmul",
     "perplexity": "latticeq.model.perplexity",
     "pull": "latticeq.model.pull",
     "quantize": "latticeq.model.quantize",
@@ -54,11 +57,13 @@ __all__ = [
     "MissingDependencyError",
     "NestQuant",
     "Rotation",
+    "Scalar",
     "VerificationError",
     "codes",
     "lattices",
     "linear",
     "load",
+    "matmul",
     "model",
     "perplexity",
     "pull",

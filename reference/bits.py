@@ -65,3 +65,42 @@ def pack_int8(values: NDArray[np.int8]) -> Bytes:
             for row in rows[first : first + ROWS]:
                 out += bytes(int(value) + 128 for value in row[column : column + 4])
     return np.frombuffer(bytes(out), np.uint8).reshape(-1, values.shape[1] // 4, ROWS, 4)
+
+
+def pack_radix(digits: Bytes, q: int) -> Bytes:
+    """Pack digits (M, N/8, 8) in mixed radix: an integer for every group, pair of blocks and row.
+
+    The last block of an odd number of blocks is alone. The integers of sixteen rows, each of as
+    many bits as the largest needs, are one integer.
+    """
+    rows = padded(digits)
+    out = []
+    for first in range(0, len(rows), ROWS):
+        string = b""
+        for block in range(0, digits.shape[1], 2):
+            pair = [row[block : block + 2].reshape(-1) for row in rows[first : first + ROWS]]
+            integers = [
+                sum(int(digit) * q**j for j, digit in enumerate(sixteen)) for sixteen in pair
+            ]
+            bits = bit_width(q ** len(pair[0]))
+            string += joined(integers, bits).to_bytes(2 * bits, "little")
+        out.append(string)
+    return np.frombuffer(b"".join(out), np.uint8).reshape(len(out), -1)
+
+
+def pack_d8(digits: Bytes, scale_index: Bytes, q: int) -> Bytes:
+    """Pack the cell d8's digits (M, N/8, 8) and scale indices (M, N/8): a word of w bytes a block.
+
+    The lowest bits of digits 4 to 7 follow from those of digits 0 to 3. Their places hold the three
+    bits of the scale index, and whether digit 0 is q or more.
+    """
+    w, rows, indices = bit_width(q), padded(digits), padded(scale_index)
+    out = bytearray()
+    for first in range(0, len(rows), ROWS):
+        for block in range(digits.shape[1]):
+            for m in range(first, first + ROWS):
+                d, p = [int(digit) for digit in rows[m][block]], int(indices[m][block])
+                spare = [p % 2, p // 2 % 2, p // 4, d[0] // q]
+                fields = [d[0] % q, *d[1:4], *(d[4 + j] // 2 * 2 + spare[j] for j in range(4))]
+                out += joined(fields, w).to_bytes(w, "little")
+    return np.frombuffer(bytes(out), np.uint8).reshape(-1, digits.shape[1], ROWS, w)

@@ -61,3 +61,21 @@ def proxy_loss(weights: Matrix, quantized: Matrix, hessian: Matrix) -> float:
     """Return tr((W - W') H (W - W')^T): how much of the layer's output is lost on average."""
     error = weights - quantized
     return float(np.trace(error @ hessian @ error.T))
+
+
+def qa_target(
+    weights: Matrix, wanted: Matrix, given: Matrix, damping: float = 0.0, strength: float = 1.0
+) -> tuple[Matrix, Matrix]:
+    """Return the target W~ and the metric M of QA-LDLQ for tokens that a layer is given amiss.
+
+    The float layer saw the rows of ``wanted`` (T x N), x; the quantized one is given those of
+    ``given``, y, because its input is coded or the layers before it are quantized. Then
+
+        E |W x - U y|^2 = tr((U - W~) M (U - W~)^T) + what no U can change,
+        M = E[y y^T],   W~ = W E[x y^T] M^-1.
+
+    Damping goes to M in the inverse and, as much of it, to E[x y^T], so that y = x gives W~ = W.
+    """
+    metric, cross = given.T @ given / len(given), wanted.T @ given / len(given)
+    step = weights @ (cross - metric) @ np.linalg.inv(damped(metric, damping))
+    return weights + strength * step, metric

@@ -1,4 +1,4 @@
-"""NestQuant: a matrix as Voronoi digits, scale indices and one scale a row.
+"""NestQuant: a matrix as digits of a nested code, scale indices and one scale a row.
 
 Savkin, Porat, Ordentlich, Polyanskiy, *NestQuant*, arXiv 2502.09720, sections 3 to 5.
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reference.hadamard import hadamard_matrix
 from reference.ldlq import damped, ldlq
-from reference.voronoi import decode_union, encode_union
+from reference.nested import decode_union, encode_union
 
 Matrix = NDArray[np.float64]
 
@@ -66,6 +66,7 @@ def quantize(
     betas: Sequence[float],
     hessian: Matrix | None = None,
     damping: float = 1e-2,
+    cell: str = "voronoi",
 ) -> Quantized:
     """Quantize the rows of W, under error feedback if a Hessian is given."""
     m, n = weights.shape
@@ -77,7 +78,7 @@ def quantize(
 
     def take(column: int, target: Matrix) -> Matrix:
         at = column // 8
-        coded = encode_union(target.astype(np.float32), q, betas)
+        coded = encode_union(target.astype(np.float32), q, betas, cell=cell)
         digits[:, at], scale_index[:, at], values = coded
         return values.astype(np.float64)
 
@@ -87,8 +88,14 @@ def quantize(
     return Quantized(digits, scale_index, row_scale)
 
 
-def dequantize(quantized: Quantized, rotation: Matrix, q: int, betas: Sequence[float]) -> Matrix:
+def dequantize(
+    quantized: Quantized,
+    rotation: Matrix,
+    q: int,
+    betas: Sequence[float],
+    cell: str = "voronoi",
+) -> Matrix:
     """Return W' in the original basis."""
-    blocks = decode_union(quantized.digits, quantized.scale_index, q, betas)
+    blocks = decode_union(quantized.digits, quantized.scale_index, q, betas, cell)
     rows = blocks.reshape(len(blocks), -1) * quantized.row_scale.astype(np.float64)[:, None]
     return np.asarray(rows @ rotation)

@@ -1,20 +1,14 @@
-"""Nested Voronoi codes E8/qE8 and unions of them, as the papers write them.
+"""The nested Voronoi code E8/qE8, and the same code under NestQuantM's decoder.
 
 Conway and Sloane, *A fast encoding method for lattice codes and quantizers*, IEEE Trans. IT 29(6),
 1983; Savkin et al., *NestQuant*, arXiv 2502.09720, sections 3 and 4.
 
 Notation: G generator matrix (columns are basis vectors), q nesting ratio, c digits in 0..q-1, Q
-closest point, beta scale, t lattice point, r one of the 240 roots. Ties of the coarse lattice are
-broken by shifting Q's argument with one fixed generic vector SHIFT: then the decoder's choice
-depends on the coset alone.
-
-Not in the papers: a block whose closest point is overloaded is drawn inside (`closest_inside`)
-instead of given up.
+closest point, t lattice point. Ties of the coarse lattice are broken by shifting Q's argument with
+one fixed generic vector SHIFT: then the decoder's choice depends on the coset alone.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +22,6 @@ Digits = NDArray[np.uint8]
 # E8's cells; small: all entries together stay below the gap between unequal distances.
 SHIFT = 2.0 ** -np.arange(4, 12)
 INVERSE = np.linalg.inv(GENERATOR)
-SHRINK = 0.98
-
-
-def representative(y: Array, q: int) -> NDArray[np.float64]:
-    """Return the member of y + qE8 in the Voronoi cell of qE8: y - q Q((y + SHIFT) / q)."""
-    wide = y.astype(np.float64)
-    return np.asarray(wide - q * closest_e8((wide + SHIFT) / q))
 
 
 def encode(point: Array, q: int) -> Digits:
@@ -43,69 +30,61 @@ def encode(point: Array, q: int) -> Digits:
     return (coefficients % q).astype(np.uint8)
 
 
+def representative(y: Array, q: int) -> NDArray[np.float64]:
+    """Return the member of y + qE8 in the Voronoi cell of qE8: y - q Q((y + SHIFT) / q)."""
+    wide = y.astype(np.float64)
+    return np.asarray(wide - q * closest_e8((wide + SHIFT) / q))
+
+
 def decode(digits: Digits, q: int) -> NDArray[np.float64]:
     """Return the lattice point in the Voronoi cell of qE8 that carries the digits."""
     return representative(digits.astype(np.float64) @ GENERATOR.T, q)
 
 
-def gauge(y: Array) -> Array:
-    """Return max y.r over the 240 roots r: y lies in q times the Voronoi cell iff gauge(y) <= q.
+def overload(point: Array, q: int) -> Array:
+    """Return for lattice points t the lambda of E8 with representative t - q lambda."""
+    gap = (point - representative(point, q)).astype(point.dtype)
+    return np.asarray((2 * gap) * point.dtype.type(0.5 / q))
 
-    Of the integer roots the best takes the two largest magnitudes; of the half-integer roots the
-    one with y's own signs, or, when an odd number of them is negative, all but the smallest
-    magnitude's.
+
+def closest_fixed_dn(x: Array) -> Array:
+    """Return rounded coordinates, the first one rounded the other way if their sum is odd."""
+    f = np.rint(x)
+    is_odd = f.sum(axis=-1) % 2 == 1
+    direction = np.where(x[..., 0] >= f[..., 0], 1, -1)
+    f[..., 0] += np.where(is_odd, direction, 0)
+    return f
+
+
+def closest_fixed_e8(x: Array) -> Array:
+    """Return a point of E8 near x: the nearer of the two that `closest_fixed_dn` finds."""
+    integer, shifted = closest_fixed_dn(x), closest_fixed_dn(x - 0.5) + 0.5
+    nearer = norm(x - shifted) < norm(x - integer)
+    return np.where(nearer[..., None], shifted, integer)
+
+
+def fixed_representative(y: Array, q: int) -> NDArray[np.float64]:
+    """Return the member of y + qE8 that NestQuantM's decoder takes."""
+    wide = y.astype(np.float64)
+    return np.asarray(wide - q * closest_fixed_e8((wide + SHIFT) / q))
+
+
+def fixed_decode(digits: Digits, q: int) -> NDArray[np.float64]:
+    """Return the lattice point that carries the digits for NestQuantM's decoder."""
+    return fixed_representative(digits.astype(np.float64) @ GENERATOR.T, q)
+
+
+def fixed_overload(point: Array, q: int) -> Array:
+    """Return what `overload` does for NestQuantM."""
+    gap = (point - fixed_representative(point, q)).astype(point.dtype)
+    return np.asarray((2 * gap) * point.dtype.type(0.5 / q))
+
+
+def box_faces(point: Array, q: int) -> tuple[Array, Array]:
+    """Return the half widths of the box that holds NestQuantM's cell, and where t is beyond it.
+
+    The box is -q <= t_0 < q, -q/2 <= t_i < q/2; beyond it is 1 or -1, else 0.
     """
-    a = np.sort(np.abs(y), axis=-1)
-    total = np.abs(y[..., 0])
-    for i in range(1, 8):
-        total = total + np.abs(y[..., i])
-    is_odd = (y < 0).sum(axis=-1) % 2 == 1
-    half = y.dtype.type(0.5) * np.where(is_odd, total - 2 * a[..., 0], total)
-    return np.asarray(np.maximum(a[..., 7] + a[..., 6], half))
-
-
-def is_inside(point: Array, q: int) -> NDArray[np.bool_]:
-    """Tell which lattice points decode to themselves: those that are not overloaded."""
-    return np.asarray(gauge(point + SHIFT.astype(point.dtype)) < q)
-
-
-def closest_inside(y: Array, q: int) -> Array:
-    """Return a lattice point near y, shape (n, 8), that is not overloaded.
-
-    It is Q(y) if that is inside. Else y is drawn back to the boundary of q times the cell, where
-    its gauge is q, and from there towards the origin in steps of SHRINK, until Q of it is inside.
-    """
-    t = closest_e8(y)
-    left = np.flatnonzero(~is_inside(t, q))
-    factor = q / np.maximum(gauge(y[left]), q)
-    while left.size:
-        t[left] = closest_e8(y[left] * factor[:, None])
-        still = ~is_inside(t[left], q)
-        left, factor = left[still], factor[still] * y.dtype.type(SHRINK)
-    return t
-
-
-def encode_union(
-    x: Array, q: int, betas: Sequence[float], selection: str = "opt"
-) -> tuple[Digits, Digits, Array]:
-    """Code blocks, shape (n, 8), with a union of scales: digits, scale indices, decoded values.
-
-    Opt-beta keeps the scale with the least decoded squared error. First-beta keeps the smallest
-    scale whose closest point is not overloaded, and if there is none, the largest, drawn inside.
-    All arithmetic is in the dtype of x, 1 / beta included.
-    """
-    scales = np.asarray(betas, x.dtype)
-    points = [closest_inside(x * (1 / beta), q) for beta in scales]
-    if selection == "opt":
-        costs = [norm(x - t * beta) for t, beta in zip(points, scales, strict=True)]
-    else:
-        costs = [1.0 - is_inside(closest_e8(x * (1 / beta)), q) for beta in scales]
-        costs[-1] = 0.5 * costs[-1]
-    index = np.argmin(costs, axis=0)  # the first of equals
-    chosen = np.stack(points)[index, np.arange(len(x))]
-    return encode(chosen, q), index.astype(np.uint8), chosen * scales[index][:, None]
-
-
-def decode_union(digits: Digits, index: Digits, q: int, betas: Sequence[float]) -> Array:
-    """Return the values that digits and scale indices stand for."""
-    return np.asarray(decode(digits, q) * np.asarray(betas)[index][..., None])
+    half = np.full(8, q / 2, point.dtype)
+    half[0] = q
+    return half, ((point >= half) * 1 - (point < -half) * 1).astype(point.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,6 +24,8 @@ _BLOCK_FORMATS = (
     ("Q4_0, embeddings Q8_0", 4.5, 8.5),
 )
 """Bits a weight of linears and of embeddings: Q4_0 and Q8_0 are 32 integers and a float16 scale."""
+
+_TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Stored:
     @property
     def is_linear(self) -> bool:
         """Whether it is a matrix of a block, which is what bits per weight are quoted for."""
-        return len(self.shape) == 2 and ".layers." in f".{self.name}"
+        return (
+            len(self.shape) == 2 and ".layers." in f".{self.name}" and self.name.endswith(".weight")
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -93,13 +97,26 @@ def stored_tensors(folder: TensorFolder, config: dict[str, Any]) -> list[Stored]
         nbytes = sum(folder.info(array).nbytes for array in own)
         arrays.difference_update(own)
         words = entry["format"]
-        if words == "voronoi":
-            words = f"nestquant q={entry['q']} k={entry['k']}"
+        if "q" in entry:
+            cell = "" if words == "voronoi" else f" {words}"
+            words = f"nestquant{cell} q={entry['q']} k={entry['k']}"
+        elif "group" in entry:
+            words = f"{words} group={entry['group']}"
         found.append(Stored(name, tuple(entry["shape"]), words, nbytes))
     for name in sorted(arrays):
         info = folder.info(name)
         found.append(Stored(name, info.shape, info.dtype, info.nbytes))
     return found
+
+
+def format_words(entry: Mapping[str, Any]) -> str:
+    """Return how an entry's format is called: ``nestquant q=16 k=4``, ``int4 group=32``."""
+    name = entry["format"]
+    if "q" in entry:
+        cell = "" if name == "voronoi" else f" {name}"
+        radix = " radix" if entry.get("packing") == "radix" else ""
+        return f"nestquant q={entry['q']} k={entry['k']}{cell}{radix}"
+    return f"{name} group={entry['group']}" if "group" in entry else str(name)
 
 
 def bits_per_weight(tensors: Iterable[Stored]) -> float:
@@ -124,9 +141,9 @@ def size_table(folder: Path) -> str:
     with TensorFolder(folder) as opened:
         tensors = stored_tensors(opened, read_config(folder))
     linears = [tensor for tensor in tensors if tensor.is_linear]
-    tables = [tensor for tensor in tensors if len(tensor.shape) == 2 and not tensor.is_linear]
+    tables = [tensor for tensor in tensors if tensor.name in _TABLES]
     n_linear, n_table = (sum(prod(t.shape) for t in group) for group in (linears, tables))
-    vectors = sum(4 * prod(t.shape) for t in tensors if len(t.shape) != 2)
+    vectors = sum(4 * prod(t.shape) for t in tensors if not t.is_linear and t.name not in _TABLES)
     rows: list[tuple[object, ...]] = [("weights as", "linears", "embeddings", "size")]
     for name, linear_bits, table_bits in _BLOCK_FORMATS:
         size = (linear_bits * n_linear + table_bits * n_table) / 8 + vectors

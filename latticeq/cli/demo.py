@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli import machine
-from latticeq.cli.bench import Speed, measure
+from latticeq.cli.bench_model import Speed, measure
 from latticeq.cli.console import on_interrupt, say
 from latticeq.cli.contents import size_table
 from latticeq.cli.generate import stream
@@ -28,7 +28,7 @@ from latticeq.errors import InputError, LatticeqError
 
 if TYPE_CHECKING:
     from latticeq.model.llama import Llama
-    from latticeq.model.plan import Options
+    from latticeq.model.options import Options
     from latticeq.model.quantize import QuantizeReport
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Take all steps, reusing what an earlier run left in the cache folder."""
     from latticeq.model.loader import load
-    from latticeq.model.plan import Options
+    from latticeq.model.options import Options
     from latticeq.model.pull import pull
     from latticeq.storage.checkpoint import verify
 
@@ -122,10 +122,9 @@ def _quantize(source: Path, out: Path, options: Options) -> dict[str, Any]:
         say(f"    {out} is there from an earlier run")
         return {"reused": True}
     compile_notice()
-    windows = options.calibration_tokens // options.calibration_context
 
     def work(force: bool) -> QuantizeReport:
-        with QuantizeProgress(load_config(source).num_hidden_layers, windows) as progress:
+        with QuantizeProgress(load_config(source).num_hidden_layers) as progress:
             return quantize(
                 source, out, resume=True, force=force, report=progress, **asdict(options)
             )

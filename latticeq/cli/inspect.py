@@ -97,13 +97,9 @@ def _say_provenance(config: dict[str, Any], quantized: dict[str, Any]) -> None:
 
 def _rotations(entries: dict[str, dict[str, Any]]) -> list[str]:
     """Return each rotation in use, in words."""
-    from latticeq.transforms.rotation import Rotation
+    from latticeq.storage.formats.base import rotation_of
 
-    used = {
-        Rotation(entry["shape"][1], entry["seed"], entry["rotation"])
-        for entry in entries.values()
-        if entry["format"] == "voronoi"
-    }
+    used = {rotation_of(entry) for entry in entries.values() if "rotation" in entry}
     return [rotation.describe() for rotation in sorted(used, key=lambda one: one.n)]
 
 
@@ -134,7 +130,7 @@ def _scale_shares(
     """Return which share of a kind's blocks uses each scale, the smallest scale first."""
     counts: dict[str, NDArray[np.int64]] = {}
     for name, entry in entries.items():
-        if entry["format"] != "voronoi" or entry["k"] == 1:
+        if entry.get("k", 1) == 1:
             continue
         group = kind(name)
         found = _scale_counts(folder, name, entry)
@@ -146,13 +142,13 @@ def _scale_counts(folder: TensorFolder, name: str, entry: dict[str, Any]) -> NDA
     import numpy as np
 
     from latticeq.errors import context
-    from latticeq.storage.bits import unpack_scale_index
-    from latticeq.storage.checkpoint import PackedVoronoi, read_packed
+    from latticeq.storage.checkpoint import read_packed
+    from latticeq.storage.formats.nest import PackedNest
 
     packed = read_packed(folder, name, entry)
-    assert isinstance(packed, PackedVoronoi)  # the entry says so
+    assert isinstance(packed, PackedNest)  # the entry says so
     with context(f"{folder.folder}: tensor {name}"):
-        index = unpack_scale_index(packed.scale_index, entry["k"], entry["shape"][0])
+        index = packed.scale_indices()
     return np.bincount(index.reshape(-1), minlength=entry["k"])
 
 

@@ -3,7 +3,8 @@
 A verb is a module with ``HELP``, ``add_arguments(parser)`` and ``run(args)``, which returns what
 ``--json`` prints. Only the chosen verb's module is imported, and it imports NumPy and Numba inside
 ``run``: help and usage errors stay quick, and the thread limits are set before either library reads
-them.
+them. A verb with several subjects, such as ``bench distortion``, names their modules in
+``SUBJECTS``; each has options of its own.
 
 Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 a checksum does not match, 130 interrupted.
 """
@@ -86,13 +87,22 @@ def _run(words: list[str]) -> int:
     if verb not in VERBS:
         console.say(f"latticeq: error: {_unknown(verb)}")
         return USAGE
-    module = import_module(f"latticeq.cli.{verb}")
-    args = _parser(verb, module).parse_args(words[1:])
+    command, module, rest = _module(verb, words[1:])
+    args = _parser(command, module).parse_args(rest)
     args.threads = limit_threads(args.threads)
     result = module.run(args)
     if args.json:
         console.show(console.json_line(result))
     return 0
+
+
+def _module(verb: str, words: list[str]) -> tuple[str, ModuleType, list[str]]:
+    """Return the command's name, the module of the verb or its subject, and the words after it."""
+    module = import_module(f"latticeq.cli.{verb}")
+    subjects: dict[str, str] = getattr(module, "SUBJECTS", {})
+    if words and words[0] in subjects:
+        return f"{verb} {words[0]}", import_module(subjects[words[0]]), words[1:]
+    return verb, module, words
 
 
 def _overview() -> str:
@@ -113,9 +123,9 @@ def _unknown(verb: str) -> str:
     return f"there is no verb '{verb}': {suggestion}"
 
 
-def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+def _parser(command: str, module: ModuleType) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"latticeq {verb}", description=f"{module.HELP}.", allow_abbrev=False
+        prog=f"latticeq {command}", description=f"{module.HELP}.", allow_abbrev=False
     )
     parser.set_defaults(seed=0)  # a verb may set another default
     module.add_arguments(parser)

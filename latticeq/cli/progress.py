@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 from latticeq.cli.console import say
 
 if TYPE_CHECKING:
-    from latticeq.model.quantize import LayerReport
+    from latticeq.model.quantize_block import LayerReport
 
 __all__ = ["QuantizeProgress", "compile_notice"]
 
-_LINEARS = 7  # of a block
+_STAGES = 4  # inputs of a block's linears
 
 
 class QuantizeProgress:
-    """A bar over the windows and linears of all blocks, and a line for each linear.
+    """A bar over the inputs of all blocks, and a line for each linear.
 
     An instance is what `latticeq.model.quantize.quantize` takes as ``report``, and a context
     manager that takes the bar away at its end.
@@ -25,18 +25,16 @@ class QuantizeProgress:
     Parameters
     ----------
     blocks : int
-    windows : int
-        Calibration windows that run through each block.
+    lines : bool
+        Whether to print one.
     """
 
-    def __init__(self, blocks: int, windows: int) -> None:
+    def __init__(self, blocks: int, lines: bool = True) -> None:
         from tqdm import tqdm
 
-        self._windows = windows
-        self._lines = tqdm.write
-        self._bar = tqdm(total=blocks * (windows + _LINEARS), unit="step", leave=False)
+        self._lines = tqdm.write if lines else None
+        self._bar = tqdm(total=blocks * _STAGES, unit="stage", leave=False)
         self._bar.set_description("checking weights")
-        self._linears: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -54,20 +52,14 @@ class QuantizeProgress:
         if event == "check":
             self._bar.set_postfix_str(f"{value[0]} of {value[1]} tensors", refresh=False)
             self._bar.update(0)  # shows it, but not more often than the eye follows
-        elif event == "window":
-            block, done, total = value
-            self._at(block, done, f"block {block}: calibration", f"window {done} of {total}")
-        elif event == "layer":
-            block = int(value.name.split(".")[2])
-            self._linears[block] = self._linears.get(block, 0) + 1
+        elif event == "layer" and self._lines:
             self._lines(_line(value), file=sys.stderr)
-            self._at(block, self._windows + self._linears[block], f"block {block}: encoding", "")
-
-    def _at(self, block: int, step: int, text: str, postfix: str) -> None:
-        self._bar.set_description(text, refresh=False)
-        self._bar.set_postfix_str(postfix, refresh=False)
-        # A resumed job passes over finished blocks, so the place is set, not counted.
-        self._bar.update(block * (self._windows + _LINEARS) + step - self._bar.n)
+        elif event == "stage":
+            block, stage = value
+            self._bar.set_description(f"block {block}", refresh=False)
+            self._bar.set_postfix_str("", refresh=False)
+            # A resumed job passes over finished blocks, so the place is set, not counted.
+            self._bar.update(block * _STAGES + stage + 1 - self._bar.n)
 
 
 def _line(layer: LayerReport) -> str:

@@ -17,7 +17,8 @@ from latticeq.errors import LatticeqError
 
 if TYPE_CHECKING:
     from latticeq.model.estimate import Estimate
-    from latticeq.model.plan import Options, PlannedTensor
+    from latticeq.model.options import Options
+    from latticeq.model.plan import PlannedTensor
     from latticeq.model.quantize import QuantizeReport
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -56,12 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_code(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--method",
-        choices=["nestquant"],
+        choices=["nestquant", "int4", "nf4", "mxfp4", "nvfp4"],
         default="nestquant",
-        help="nested E8 lattices (default)",
+        help="nested E8 lattices (default), or the scalar formats they are compared with",
     )
     group.add_argument(
-        "--regime", choices=["w"], default="w", help="what is quantized: weights (default)"
+        "--regime",
+        choices=["w", "w+kv", "w+kv+a"],
+        default="w",
+        help="what is coded: weights (default), the cache of keys and values too, or activations "
+        "as well: less memory and integer products, for more loss",
     )
     group.add_argument(
         "--q",
@@ -81,9 +86,25 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--shaping",
-        choices=["voronoi"],
+        choices=["voronoi", "nestquantm", "cubic", "d8"],
         default="voronoi",
-        help="the cell that codewords fill (default: E8's own, which wastes no corners)",
+        help="the cell that codewords fill: E8's own, which wastes no corners (default); one that "
+        "NestQuantM decodes without a search; a box, decoded fastest, worth its k=8; D8's, a block "
+        "and its scale in one word of 4.000 bits a weight with q=16 k=8",
+    )
+    group.add_argument(
+        "--packing",
+        choices=["digits", "radix"],
+        default="digits",
+        help="whole bits a digit (default), or two blocks of digits in one number: q=14 then takes "
+        "4.07 bits in place of 4.25, and as much memory as before when it runs",
+    )
+    group.add_argument(
+        "--group",
+        metavar="N",
+        type=int,
+        default=None,
+        help="weights that share a scale, for int4 (default: a row) and nf4 (default: 64)",
     )
     group.add_argument(
         "--betas",
@@ -99,6 +120,13 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
         default="opt",
         help="a block's scale: the one of least error (default), or the smallest that fits, which "
         "is faster and a little worse",
+    )
+    group.add_argument(
+        "--key-offset",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="take the mean key of each head out of keys before they are coded, which attention "
+        "does not see (default: where nestquant codes them)",
     )
     group.add_argument(
         "--rotate",
@@ -118,11 +146,34 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
 def _add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--feedback",
-        choices=["none", "ldlq"],
-        default="ldlq",
-        help="ldlq lets later blocks make up for the errors of earlier ones on a calibration text: "
-        "minutes for a small model, and the best you can do for quality (default); none takes "
-        "seconds",
+        choices=["none", "ldlq", "qa-ldlq"],
+        default="qa-ldlq",
+        help="let later blocks make up for the errors of earlier ones, on a calibration text: for "
+        "the inputs of the float model (ldlq), or for those that the quantized model will have, "
+        "which takes longer and halves the loss (qa-ldlq, default); none takes seconds",
+    )
+    group.add_argument(
+        "--qa-form",
+        choices=["general", "isotropic", "diagonal", "full"],
+        default="general",
+        help="how qa-ldlq knows the errors of inputs: measured beside the float model (default), "
+        "or the error of the activations' code alone, as a number, a diagonal or a matrix",
+    )
+    group.add_argument(
+        "--qa-strength",
+        metavar="X",
+        type=float,
+        default=None,
+        help="how far qa-ldlq moves its target, 0 to 1 (default 0.5 for general: a whole step "
+        "fits the calibration text better and other texts worse)",
+    )
+    group.add_argument(
+        "--smoothing",
+        metavar="X",
+        type=float,
+        default=None,
+        help="move the scale of channels from activations into weights, 0 to 1 (default 0.5 where "
+        "nestquant codes activations, else 0)",
     )
     group.add_argument(
         "--damping",
@@ -189,10 +240,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         f"Finished blocks are kept in {partial_folder(args.out)}: run the same command with "
         "--resume to go on."
     )
-    windows = 0
-    if options.feedback != "none":
-        windows = options.calibration_tokens // options.calibration_context
-    with QuantizeProgress(config.num_hidden_layers, windows) as progress:
+    with QuantizeProgress(config.num_hidden_layers) as progress:
         report = quantize(
             args.source,
             args.out,
@@ -214,7 +262,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _options(args: argparse.Namespace, longest: int) -> Options:
     """Return the library's options; windows are shorter where the model or the text has to be."""
-    from latticeq.model.plan import Options
+    from latticeq.model.options import Options
 
     return Options(
         method=args.method,
@@ -222,11 +270,17 @@ def _options(args: argparse.Namespace, longest: int) -> Options:
         q=args.q,
         k=args.k,
         shaping=args.shaping,
+        packing=args.packing,
+        group=args.group,
         betas=args.betas,
         selection=args.selection,
         rotate=args.rotate,
         seed=args.seed,
         feedback=args.feedback,
+        qa_form=args.qa_form,
+        qa_strength=args.qa_strength,
+        smoothing=args.smoothing,
+        key_offset=args.key_offset,
         damping=args.damping,
         embedding=args.embedding,
         calibration_tokens=args.calibration_tokens,

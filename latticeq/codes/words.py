@@ -35,7 +35,14 @@ from latticeq.simd import (
     sub_bytes,
 )
 
-__all__ = ["decode_words_lanes", "word_tables"]
+__all__ = [
+    "ONES",
+    "decode_words_lanes",
+    "largest_byte_lanes",
+    "moved_bytes_lanes",
+    "residues_of_words_lanes",
+    "word_tables",
+]
 
 ONES = 0x01010101
 """A word whose four bytes are one: times b, a word of four bytes b."""
@@ -88,6 +95,20 @@ def decode_words_lanes(words: Any, q: int, tables: Any) -> Any:
     even, odd : int32 lanes
         Coordinates 0, 2, 4, 6 and 1, 3, 5, 7 plus 2q as unsigned bytes, 0 to 4q.
     """
+    t_even, t_odd, odd_whole = residues_of_words_lanes(words, q)
+    if USE_TABLES:
+        return _fold_by_tables(t_even, t_odd, odd_whole, q, tables)
+    low = filled(ONES * q, words)
+    return _fold(sub_bytes(t_even, low), sub_bytes(t_odd, low), odd_whole, q)
+
+
+@kernel(inline=True)
+def residues_of_words_lanes(words: Any, q: int) -> Any:
+    """Return the residues of 2 G c of sixteen words' digits c.
+
+    With 2 G c = 2q·z + r and -q <= r < q, these are r + q as bytes, even and odd coordinates apart,
+    and a number as odd as the sum of z is.
+    """
     even = words & 0x0F0F0F0F
     odd = shift_right(words, 4) & 0x0F0F0F0F
     # Twice the generator matrix: v = 2 (c_i - c_{i+1}) + c_7, with c_0 doubled and c_7 alone.
@@ -97,16 +118,6 @@ def decode_words_lanes(words: Any, q: int, tables: Any) -> Any:
     v_odd = sub_bytes(middle, shift_right(even, 8))
     v_even = add_bytes(add_bytes(v_even, v_even), last)
     v_odd = add_bytes(add_bytes(v_odd, v_odd), last)
-    t_even, t_odd, odd_whole = _reduce(v_even, v_odd, q)
-    if USE_TABLES:
-        return _fold_by_tables(t_even, t_odd, odd_whole, q, tables)
-    low = filled(ONES * q, words)
-    return _fold(sub_bytes(t_even, low), sub_bytes(t_odd, low), odd_whole, q)
-
-
-@kernel(inline=True)
-def _reduce(v_even: Any, v_odd: Any, q: int) -> Any:
-    """Split v = 2q·z + r, -q <= r < q: return r + q, and a number as odd as the sum of z is."""
     lift = filled(ONES * (3 * q), v_even)  # v > -2q, so v + 3q > 0, and below 8q: a byte
     u_even = add_bytes(v_even, lift)
     u_odd = add_bytes(v_odd, lift)
@@ -161,13 +172,19 @@ def _fold_by_tables(t_even: Any, t_odd: Any, odd_whole: Any, q: int, tables: Any
 @kernel(inline=True)
 def _extremes(rank_even: Any, rank_odd: Any) -> Any:
     """Return the largest and the smallest of eight ranks, each in all four bytes."""
-    top = max_bytes(rank_even, rank_odd)
-    top = max_bytes(top, rotate(top, 16))
-    top = max_bytes(top, rotate(top, 8))
+    top = largest_byte_lanes(rank_even, rank_odd)
     bottom = min_bytes(rank_even, rank_odd)
     bottom = min_bytes(bottom, rotate(bottom, 16))
     bottom = min_bytes(bottom, rotate(bottom, 8))
     return top, bottom
+
+
+@kernel(inline=True)
+def largest_byte_lanes(even: Any, odd: Any) -> Any:
+    """Return the largest of eight unsigned bytes, in all four bytes."""
+    top = max_bytes(even, odd)
+    top = max_bytes(top, rotate(top, 16))
+    return max_bytes(top, rotate(top, 8))
 
 
 @kernel(inline=True)
@@ -205,13 +222,15 @@ def _fold(r_even: Any, r_odd: Any, odd_whole: Any, q: int) -> Any:
     target = (bottom & take_half) | (top & (take_half ^ -1))
     active = (half & take_half) | (whole & (take_half ^ -1))
     return (
-        _moved(r_even, below_even, equal_bytes(rank_even, target) & active, take_half, q),
-        _moved(r_odd, below_odd, equal_bytes(rank_odd, target) & active, take_half, q),
+        moved_bytes_lanes(
+            r_even, below_even, equal_bytes(rank_even, target) & active, take_half, q
+        ),
+        moved_bytes_lanes(r_odd, below_odd, equal_bytes(rank_odd, target) & active, take_half, q),
     )
 
 
 @kernel(inline=True)
-def _moved(r: Any, below: Any, flip: Any, take_half: Any, q: int) -> Any:
+def moved_bytes_lanes(r: Any, below: Any, flip: Any, take_half: Any, q: int) -> Any:
     """Return r + 2q, or r + 2q - sign(r) q for the half set, a flipped coordinate moved by 2q.
 
     The flip goes against sign(r) in the whole set and along it in the half set.

@@ -15,6 +15,7 @@ are divided by their sums after the product with the values, where there are few
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ from latticeq.jit import kernel, prange
 from latticeq.model.kernels import exponentiate_row
 from latticeq.simd import filled, fused_multiply_add, load_floats_at, store
 
-__all__ = ["attend"]
+__all__ = ["ReadHead", "attend", "attend_heads"]
+
+ReadHead = Callable[[int], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Returns the keys (K, S') and the values (S', K) of one kv head, S' at least what is seen."""
 
 _POSITIONS = 64  # whose scores one token takes at a time: beyond the last, it reads padding
 _SCORE_ROWS = 768  # queries x shared heads of a chunk: large enough for BLAS, small enough for L2
@@ -59,35 +63,48 @@ def attend(
         out = np.empty((heads, width), np.float32)  # (H, K)
         _attend_one(q[0], keys, values, start + 1, scale, out)
         return out.reshape(1, heads * width)
-    return _attend_many(q, keys, values, start, scale)
+    return attend_heads(q, len(keys), lambda g: (keys[g], values[g]), start)
 
 
-def _attend_many(
-    q: NDArray[np.float32],
-    keys: NDArray[np.float32],
-    values: NDArray[np.float32],
-    start: int,
-    scale: np.float32,
+def attend_heads(
+    q: NDArray[np.float32], kv_heads: int, read: ReadHead, start: int
 ) -> NDArray[np.float32]:
+    """Do what `attend` does, with keys and values that are fetched one kv head at a time.
+
+    Parameters
+    ----------
+    q : (T, H, K) float32
+    kv_heads : int
+        G.
+    read : callable
+        Called for each kv head in turn; what it returned may be overwritten by the next call.
+    start : int
+        Position of the first query.
+
+    Returns
+    -------
+    (T, H * K) float32
+    """
     n_tokens, heads, width = q.shape
-    kv_heads = len(keys)
+    scale = np.float32(1 / math.sqrt(width))
     shared = heads // kv_heads
     step = min(n_tokens, max(16, _SCORE_ROWS // shared))
     out = np.empty((n_tokens, heads, width), np.float32)  # (T, H, K)
     scratch = np.empty(step * shared * (start + n_tokens), np.float32)
-    for first in range(0, n_tokens, step):
-        last = min(first + step, n_tokens)
-        seen = start + last  # S, the keys that the last query of the chunk sees
-        rows = shared * (last - first)
-        scores = scratch[: rows * seen].reshape(rows, seen)
-        sums = np.empty((rows, 1), np.float32)
-        for g in range(kv_heads):
-            mine = slice(g * shared, (g + 1) * shared)
+    for g in range(kv_heads):
+        keys, values = read(g)  # (K, S'), (S', K)
+        mine = slice(g * shared, (g + 1) * shared)
+        for first in range(0, n_tokens, step):
+            last = min(first + step, n_tokens)
+            seen = start + last  # S, the keys that the last query of the chunk sees
+            rows = shared * (last - first)
+            scores = scratch[: rows * seen].reshape(rows, seen)
+            sums = np.empty((rows, 1), np.float32)
             # The heads that share a kv head are stacked, so that BLAS sees one tall matrix.
             stacked = q[first:last, mine].transpose(1, 0, 2).reshape(rows, width)  # (H/G * t, K)
-            np.matmul(stacked, keys[g, :, :seen], out=scores)  # (H/G * t, S)
+            np.matmul(stacked, keys[:, :seen], out=scores)  # (H/G * t, S)
             _exponentiate(scores, start + first, last - first, scale, sums)
-            mixed = scores @ values[g, :seen]  # (H/G * t, K)
+            mixed = scores @ values[:seen]  # (H/G * t, K)
             mixed /= sums
             out[first:last, mine] = mixed.reshape(shared, last - first, width).transpose(1, 0, 2)
     return out.reshape(n_tokens, heads * width)

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from latticeq.model.config import LlamaConfig
-from latticeq.model.plan import Options, PlannedTensor
-from latticeq.quantizers.calibration import Hessian
+from latticeq.model.options import Options
+from latticeq.model.plan import PlannedTensor
+from latticeq.model.quantize_block import STATISTICS_WINDOWS
+from latticeq.quantizers.calibration import Moment
 
 __all__ = ["Estimate", "Speeds", "estimate", "measure_speeds"]
 
@@ -23,7 +25,7 @@ _PROGRAM_BYTES = 350 * 10**6  # the interpreter, libraries and compiled kernels
 _EMBEDDING_S = 60e-9  # a weight of the int8 tables, in NumPy on one thread
 _EXPONENTIAL_S = 1e-9  # a score of attention
 _FLOPS = 4e9  # of a timed product
-_HESSIAN_SIZE = 2048  # of the timed one, at most: the widest Hessian takes most of the time
+_MOMENT_SIZE = 2048  # of the timed one, at most: the widest moment takes most of the time
 _ENCODED_ROWS = 512
 
 
@@ -33,13 +35,15 @@ class Speeds:
 
     Parameters
     ----------
-    float32, float64 : float
-        Floating-point operations: of a product with weights, and of gathering a Hessian.
+    float32, moment, float64 : float
+        Floating-point operations: of a product with weights, of gathering a moment E[x yᵀ], and of
+        error feedback.
     encoded : float
         Weights that are quantized without feedback.
     """
 
     float32: float
+    moment: float
     float64: float
     encoded: float
 
@@ -74,14 +78,17 @@ def measure_speeds(options: Options, config: LlamaConfig) -> Speeds:
     rng = np.random.default_rng(0)
     states = rng.standard_normal((tokens, width), np.float32)
     weights = rng.standard_normal((width, wide), np.float32)
-    inner = rng.standard_normal((tokens, min(wide, _HESSIAN_SIZE)), np.float32)
-    hessian = Hessian(inner.shape[1])
+    inner = rng.standard_normal((tokens, min(wide, _MOMENT_SIZE)), np.float32)
+    other = inner[::-1].copy()
+    moment = Moment(inner.shape[1])
+    double = weights.astype(np.float64)
     quantizer = options.quantizer()
-    rows = rng.standard_normal((_ENCODED_ROWS, width))
+    rows = rng.standard_normal((_ENCODED_ROWS, width), np.float32)
     quantizer.quantize(rows[:64])  # compiles
     return Speeds(
         float32=2.0 * weights.size * tokens / _seconds(lambda: states @ weights),
-        float64=inner.shape[1] * inner.size / _seconds(lambda: hessian.update(inner)),
+        moment=2.0 * inner.shape[1] * inner.size / _seconds(lambda: moment.update(inner, other)),
+        float64=2.0 * double.size * width / _seconds(lambda: double.T @ double.T[:width].T),
         encoded=rows.size / _seconds(lambda: quantizer.quantize(rows)),
     )
 
@@ -114,9 +121,8 @@ def estimate(
     seconds = entries / speeds.encoded
     if options.embedding == "int8":
         seconds += _EMBEDDING_S * sum(m * n for m, n in tables)
-    if options.feedback == "ldlq":
-        # Encoded once more without feedback, to show what it gains.
-        seconds += entries / speeds.encoded + _calibration_seconds(config, linears, options, speeds)
+    if options.is_calibrated:
+        seconds += _calibration_seconds(config, linears, options, speeds)
     return Estimate(seconds, _memory(config, linears, tables, options))
 
 
@@ -133,13 +139,23 @@ def _calibration_seconds(
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     scores = tokens * window * heads * layers / 2  # causal: half of all pairs
     forward = 2.0 * tokens * sum(m * n for m, n in linears) + 4 * scores * config.head_dim
-    # Symmetric products: half of the entries. Then for each linear a Cholesky factor, the feedback
-    # and three losses of two products each.
-    hessians = layers * tokens * sum(n * n for n in _inputs(config))
-    feedback = sum(n**3 / 3 + 13.0 * m * n * n for m, n in linears)
-    return (
-        forward / speeds.float32 + (hessians + feedback) / speeds.float64 + scores * _EXPONENTIAL_S
-    )
+    seconds = forward / speeds.float32 + scores * _EXPONENTIAL_S
+    products = layers * tokens * sum(n * n for n in _inputs(config))
+    entries = sum(m * n for m, n in linears)
+    is_aware = options.feedback == "qa-ldlq"
+    # The float model, the quantized one, and the first windows once more for statistics.
+    share = min(STATISTICS_WINDOWS * window / tokens, 1.0)
+    seconds *= 1 + is_aware + share * bool(options.smooths or options.centres_keys)
+    if options.feedback != "none":
+        # A symmetric moment is half the work of another. Then for each linear a Cholesky factor,
+        # the feedback, and three losses; encoded once more without feedback, to show what it gains.
+        seconds += (3 if is_aware else 1) * products / speeds.moment + entries / speeds.encoded
+        seconds += sum(n**3 / 3 + 4.0 * m * n * n for m, n in linears) / speeds.float64
+        seconds += sum(8.0 * m * n * n for m, n in linears) / speeds.float32
+    if options.regime == "w+kv+a":
+        coded = tokens * layers * sum(_inputs(config))
+        seconds += (1 + is_aware) * coded / speeds.encoded
+    return seconds
 
 
 def _memory(
@@ -150,12 +166,14 @@ def _memory(
 ) -> int:
     """Return the peak: either a table or a linear is being quantized, in float64 throughout."""
     calibration, square = 0, 0
-    if options.feedback == "ldlq":
+    if options.is_calibrated:
         width, wide = config.hidden_size, config.intermediate_size
-        states = 4 * options.calibration_tokens * width
+        streams = 2 if options.feedback == "qa-ldlq" else 1
+        # Of all tokens the residual stream and the widest input; of one window what a block makes.
+        states = 4 * options.calibration_tokens * (width + wide + max(width, wide)) * streams
         activations = 4 * options.calibration_context * (3 * wide + 8 * width)
-        hessians = 2 * 8 * sum(n * n for n in _inputs(config))  # their sums and their means
-        calibration, square = states + activations + hessians, 6
+        moments = (8 + 4) * streams * max(n * n for n in _inputs(config))
+        calibration, square = states + activations + moments, 6
     linear = max(8 * (8 * m * n + square * n * n) for m, n in linears)
     table = max((8 * 4 * m * n for m, n in tables), default=0)
     return _PROGRAM_BYTES + max(calibration + linear, table if options.embedding == "int8" else 0)

@@ -18,7 +18,7 @@ heads, K head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -28,18 +28,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from latticeq.errors import InputError
 from latticeq.linear.base import Linear, Table, apply_shared
-from latticeq.model.attention import attend
-from latticeq.model.cache import KVCache
 from latticeq.model.config import LlamaConfig
 from latticeq.model.generate import generate
 from latticeq.model.kernels import nll_rows, rms_norm, rotate, swiglu
+from latticeq.model.kv.cache import KVCache
+from latticeq.model.kv.coding import KVCoding
+from latticeq.model.kv.new import new_cache
 from latticeq.model.rope import frequencies, rotary
 from latticeq.model.tokenizer import Tokenizer
 
-__all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama", "Observer"]
-
-Observer = Callable[[str, NDArray[np.float32]], None]
-"""Called with the name of a linear and its input (T, N), before the linear is applied."""
+__all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama"]
 
 BLOCK_LINEARS = (
     "self_attn.q_proj",
@@ -85,7 +83,6 @@ class Block:
         turns: tuple[NDArray[np.float32], NDArray[np.float32]],
         cache: KVCache,
         layer: int,
-        observe: Observer | None = None,
     ) -> NDArray[np.float32]:
         """Run over the next T tokens of a sequence.
 
@@ -99,61 +96,47 @@ class Block:
             Keys and values of the tokens before; those of `x` are appended, not yet counted.
         layer : int
             This block's place in the cache.
-        observe : callable, optional
-            Called as ``observe(name, input)`` with the input of each linear; linears that share
-            one input are one call under the first's name. The input is only valid in the call.
 
         Returns
         -------
         (T, D) float32
             `x`.
         """
-        config = self.config
-        n_tokens, heads = len(x), config.num_attention_heads
-        normed = np.empty_like(x)  # (T, D)
-        rms_norm(x, self.norms["input_layernorm"], config.rms_norm_eps, normed)
-        if observe:
-            observe("self_attn.q_proj", normed)
-        q, k, v = apply_shared(self._qkv, normed)  # (T, H K), (T, G K), (T, G K)
-        q = q.reshape(n_tokens, heads, config.head_dim)  # (T, H, K)
-        k = k.reshape(n_tokens, config.num_key_value_heads, config.head_dim)  # (T, G, K)
-        rotate(q, *turns)
-        rotate(k, *turns)
-        keys, values = cache.append(layer, k, v.reshape(k.shape))  # (G, K, S), (G, S, K)
-        mixed = attend(q, keys, values, cache.length)  # (T, H K)
-        if observe:
-            observe("self_attn.o_proj", mixed)
+        normed = self.normed("input_layernorm", x)
+        mixed = self.mix(normed, turns, cache, layer)
         x += self.linears["self_attn.o_proj"](mixed)  # (T, D)
-
-        rms_norm(x, self.norms["post_attention_layernorm"], config.rms_norm_eps, normed)
-        if observe:
-            observe("mlp.gate_proj", normed)
-        gate, up = apply_shared(self._gate_up, normed)  # (T, F), (T, F)
-        swiglu(gate, up)
-        if observe:
-            observe("mlp.down_proj", gate)
-        x += self.linears["mlp.down_proj"](gate)  # (T, D)
+        normed = self.normed("post_attention_layernorm", x)
+        inner = self.gated(normed)
+        x += self.linears["mlp.down_proj"](inner)  # (T, D)
         return x
 
-    def run(
-        self, hidden: NDArray[np.float32], observe: Observer | None = None
+    def normed(self, norm: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the residual stream after a normalisation of `BLOCK_NORMS`: (T, D) -> (T, D)."""
+        out = np.empty_like(x)
+        rms_norm(x, self.norms[norm], self.config.rms_norm_eps, out)
+        return out
+
+    def mix(
+        self,
+        normed: NDArray[np.float32],
+        turns: tuple[NDArray[np.float32], NDArray[np.float32]],
+        cache: KVCache,
+        layer: int,
     ) -> NDArray[np.float32]:
-        """Run over one whole sequence, for calibration: nothing is kept.
+        """Return what attention makes of normed tokens, the input of o_proj: (T, D) -> (T, H K)."""
+        config = self.config
+        q, k, v = apply_shared(self._qkv, normed)  # (T, H K), (T, G K), (T, G K)
+        q = q.reshape(len(q), config.num_attention_heads, config.head_dim)  # (T, H, K)
+        k = k.reshape(len(k), config.num_key_value_heads, config.head_dim)  # (T, G, K)
+        rotate(q, *turns)
+        rotate(k, *turns)
+        return cache.attend(layer, q, k, v.reshape(k.shape))  # (T, H K)
 
-        Parameters
-        ----------
-        hidden : (T, D) float32
-            From the block before, or the embeddings; not changed.
-        observe : callable, optional
-            As in a call of the block.
-
-        Returns
-        -------
-        (T, D) float32
-        """
-        cache = KVCache(self.config, len(hidden), layers=1)
-        turns = rotary(frequencies(self.config), 0, len(hidden))
-        return self(hidden.copy(), turns, cache, 0, observe)
+    def gated(self, normed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the input of down_proj, silu(gate) * up: (T, D) -> (T, F)."""
+        gate, up = apply_shared(self._gate_up, normed)  # (T, F), (T, F)
+        swiglu(gate, up)
+        return gate
 
 
 class Llama:
@@ -169,6 +152,8 @@ class Llama:
         The last normalisation.
     head : Linear
         V x D; `embedding` itself if they are tied.
+    kv : KVCoding, optional
+        How caches keep keys and values; float32 if omitted.
     context : int, optional
         The default size of a cache; the model's longest if omitted.
     folder : Path, optional
@@ -183,6 +168,7 @@ class Llama:
         norm: NDArray[np.float32],
         head: Linear,
         *,
+        kv: KVCoding | None = None,
         context: int | None = None,
         folder: Path | None = None,
     ) -> None:
@@ -193,6 +179,7 @@ class Llama:
         self.norm = norm
         self.head = head
         self.context = config.max_position_embeddings if context is None else context
+        self.kv = kv
         self._turn = frequencies(config)  # (K/2,)
 
     @property
@@ -218,7 +205,7 @@ class Llama:
 
     def new_cache(self, context: int | None = None) -> KVCache:
         """Return an empty cache for `context` tokens, by default the model's ``context``."""
-        return KVCache(self.config, self.context if context is None else context)
+        return new_cache(self.config, self.context if context is None else context, self.kv)
 
     def hidden(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
         """Run the blocks over the next tokens of a sequence.

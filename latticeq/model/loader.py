@@ -18,17 +18,15 @@ from numpy.typing import NDArray
 from latticeq.errors import FormatError, InputError
 from latticeq.errors import context as error_context
 from latticeq.linear.base import Linear, Table
+from latticeq.linear.coded import CodedLinear
 from latticeq.linear.dense import DenseLinear
-from latticeq.linear.packed import Int8Linear, VoronoiLinear
+from latticeq.linear.packed import make_packed_linear
 from latticeq.model.config import LlamaConfig
+from latticeq.model.kv.coding import KVCoding
 from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS, Block, Llama
-from latticeq.storage.checkpoint import (
-    PackedInt8,
-    PackedVoronoi,
-    quantization_config,
-    read_packed,
-    stored_shapes,
-)
+from latticeq.model.run_coding import RunCoding
+from latticeq.storage.checkpoint import quantization_config, read_packed, stored_shapes
+from latticeq.storage.formats.base import Packed
 from latticeq.storage.safetensors import TensorFolder
 
 __all__ = [
@@ -38,6 +36,7 @@ __all__ = [
     "load_block",
     "load_config",
     "load_embedding",
+    "load_kv_coding",
     "make_linear",
     "sanitize",
 ]
@@ -75,7 +74,16 @@ def load(folder: str | Path, context: int | None = None) -> Llama:
     blocks = [load_block(weights, index) for index in range(config.num_hidden_layers)]
     head = embedding if config.tie_word_embeddings else make_linear(weights, "lm_head")
     norm = weights.float32("model.norm.weight")
-    return Llama(config, embedding, blocks, norm, head, context=context, folder=Path(folder))
+    return Llama(
+        config,
+        embedding,
+        blocks,
+        norm,
+        head,
+        kv=load_kv_coding(weights, range(config.num_hidden_layers)),
+        context=context,
+        folder=Path(folder),
+    )
 
 
 def load_config(folder: str | Path) -> LlamaConfig:
@@ -121,6 +129,11 @@ class Weights:
     ----------
     folder : str or Path
     config : LlamaConfig
+    quantized : mapping, optional
+        A checked ``quantization_config``; that of the folder's config.json, if it has one, if
+        omitted.
+    prefix : str
+        Of the names that the folder holds, where it holds a part of a model.
 
     Raises
     ------
@@ -128,12 +141,23 @@ class Weights:
         Naming a tensor that is missing, left over or of the wrong shape.
     """
 
-    def __init__(self, folder: str | Path, config: LlamaConfig) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: LlamaConfig,
+        quantized: Mapping[str, Any] | None = None,
+        prefix: str = "",
+    ) -> None:
         self.config = config
         self.folder = TensorFolder(Path(folder))
         self._stored = sanitize(self.folder.names, config)
-        self._shapes = expected_tensors(config)
-        self.entries = _quantized_entries(Path(folder), self._shapes)
+        if quantized is None:
+            quantized = _quantization(Path(folder))
+        self.coding = RunCoding.from_config(quantized)
+        shapes = expected_tensors(config) | self._expected_offsets()
+        self._shapes = {name: size for name, size in shapes.items() if name.startswith(prefix)}
+        self.entries: dict[str, dict[str, Any]] = quantized.get("tensors", {})
+        _check_shapes(Path(folder), self.entries, self._shapes)
         for name, shape in self._shapes.items():
             if name in self.entries:  # its arrays are checked when they are mapped
                 if name in self._stored:
@@ -161,10 +185,17 @@ class Weights:
                 f"{config.architecture}; config.json may belong to another model"
             )
 
+    def _expected_offsets(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and shape of the mean keys, where the cache's coding has them."""
+        if not (self.coding.cache and self.coding.cache.key_offset):
+            return {}
+        size = (self.config.num_key_value_heads, self.config.head_dim)
+        return {_offset(index): size for index in range(self.config.num_hidden_layers)}
+
     def __contains__(self, name: object) -> bool:
         return name in self._stored
 
-    def packed(self, name: str) -> PackedVoronoi | PackedInt8:
+    def packed(self, name: str) -> Packed:
         """Return a quantized matrix, mapped.
 
         Raises
@@ -202,24 +233,29 @@ class Weights:
         return self.folder.float32(self._stored[name])
 
 
-def _quantized_entries(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, dict[str, Any]]:
-    """Return what config.json says of quantized matrices, checked against the model's shapes."""
+def _quantization(folder: Path) -> dict[str, Any]:
+    """Return the quantization_config of a folder, checked; empty for a float model."""
     config = _read_json(folder / "config.json")
     if "quantization_config" not in config:
         return {}
     with error_context(str(folder)):
-        entries: dict[str, dict[str, Any]] = quantization_config(config)["tensors"]
-        for name, entry in entries.items():
-            if shapes.get(name) != tuple(entry["shape"]):
-                raise FormatError(
-                    f"config.json quantizes {name} of shape {entry['shape']}; the model has "
-                    f"{list(shapes[name]) if name in shapes else 'no such tensor'}"
-                )
-            if name == "model.embed_tokens.weight" and entry["format"] != "int8":
-                raise FormatError(f"config.json stores {name} as {entry['format']}; rows need int8")
-    return entries
+        return quantization_config(config)
+
+
+def _check_shapes(
+    folder: Path, entries: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse entries of quantized matrices that do not fit the model."""
+    for name, entry in entries.items():
+        if shapes.get(name) != tuple(entry["shape"]):
+            raise FormatError(
+                f"{folder}: config.json quantizes {name} of shape {entry['shape']}; the model has "
+                f"{list(shapes[name]) if name in shapes else 'no such tensor'}"
+            )
+        if name == "model.embed_tokens.weight" and entry["format"] != "int8":
+            raise FormatError(
+                f"{folder}: config.json stores {name} as {entry['format']}; rows need int8"
+            )
 
 
 def sanitize(names: Iterable[str], config: LlamaConfig) -> dict[str, str]:
@@ -288,10 +324,28 @@ def make_linear(weights: Weights, name: str) -> Linear:
     bias = weights.float32(f"{name}.bias") if f"{name}.bias" in weights else None
     if f"{name}.weight" not in weights.entries:
         return DenseLinear(weights.matrix(f"{name}.weight"), bias)
-    packed = weights.packed(f"{name}.weight")
-    if isinstance(packed, PackedInt8):
-        return Int8Linear(packed, bias)
-    return VoronoiLinear(packed, bias)
+    linear = make_packed_linear(weights.packed(f"{name}.weight"), bias)
+    coding = weights.coding.inputs
+    if coding is None or not name.startswith("model.layers."):
+        return linear
+    with error_context(f"{weights.folder.folder}: the coding of activations"):
+        return CodedLinear(linear, coding.codec(linear.in_features))
+
+
+def load_kv_coding(weights: Weights, layers: Iterable[int]) -> KVCoding | None:
+    """Return how caches of some layers keep keys and values; None for float32."""
+    cache = weights.coding.cache
+    if cache is None:
+        return None
+    offset = None
+    if cache.key_offset:
+        offset = np.stack([weights.float32(_offset(index)) for index in layers])
+    with error_context(f"{weights.folder.folder}: the coding of keys and values"):
+        return cache.coding(weights.config.head_dim, offset)
+
+
+def _offset(index: int) -> str:
+    return f"model.layers.{index}.self_attn.key_offset"
 
 
 def load_embedding(weights: Weights) -> Table:

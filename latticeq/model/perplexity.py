@@ -65,6 +65,9 @@ class Perplexity:
     windows : int
     bits_per_weight : float
         Of the model.
+    window_losses : tuple of float
+        The mean negative log-likelihood of each window, in nats: what two models on the same text
+        are compared by, window for window.
     """
 
     perplexity: float
@@ -73,11 +76,11 @@ class Perplexity:
     tokens: int
     windows: int
     bits_per_weight: float
+    window_losses: tuple[float, ...]
 
-    def as_dict(self) -> dict[str, float | int | None]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the JSON object; JSON has no NaN, so an unknown standard error is null."""
-        values = asdict(self)
-        return {key: None if math.isnan(value) else value for key, value in values.items()}
+        return asdict(self) | {"stderr": None if math.isnan(self.stderr) else self.stderr}
 
 
 def perplexity(
@@ -155,6 +158,7 @@ def perplexity(
         tokens=n_windows * (context - 1),
         windows=n_windows,
         bits_per_weight=model.bits_per_weight,
+        window_losses=tuple(map(float, all_means)),
     )
 
 

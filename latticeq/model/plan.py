@@ -5,78 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from latticeq.errors import InputError
+from latticeq.errors import InputError, context
 from latticeq.model.config import LlamaConfig
 from latticeq.model.loader import Weights, expected_tensors
+from latticeq.model.options import Options
 from latticeq.model.source import is_gguf, model_config
-from latticeq.quantizers.feedback import DAMPING
+from latticeq.quantizers.grid_tensor import grid_nbytes
 from latticeq.quantizers.nestquant import NestQuant, nest_nbytes
-from latticeq.quantizers.scalar import int8_nbytes
+from latticeq.quantizers.scalar import Scalar, int8_nbytes
 
-__all__ = ["Options", "PlannedTensor", "disk_bytes", "plan"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything that decides the bytes, besides the model and the calibration text.
-
-    Parameters
-    ----------
-    method : "nestquant"
-    regime : "w"
-        What is quantized: weights.
-    q, k, shaping, betas, selection, rotate, seed
-        Of `NestQuant`.
-    feedback : "ldlq" or "none"
-    damping : float
-        Relative damping of the Hessians.
-    embedding : "int8" or "keep"
-        How token embeddings and the output head are stored.
-    calibration_tokens : int
-        How many tokens of the calibration text are used; rounded down to whole windows.
-    calibration_context : int
-        Length of those windows.
-    """
-
-    method: str = "nestquant"
-    regime: str = "w"
-    q: int = 16
-    k: int = 4
-    shaping: str = "voronoi"
-    betas: str | tuple[float, ...] = "tuned"
-    selection: str = "opt"
-    rotate: str = "hadamard"
-    seed: int | None = None
-    feedback: str = "ldlq"
-    damping: float = DAMPING
-    embedding: str = "int8"
-    calibration_tokens: int = 32768
-    calibration_context: int = 2048
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "method": ("nestquant",),
-            "regime": ("w",),
-            "feedback": ("ldlq", "none"),
-            "embedding": ("int8", "keep"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                given = getattr(self, name)
-                raise InputError(f"{name} is {given!r}; it must be one of {', '.join(values)}")
-        if self.calibration_context < 2 or self.calibration_tokens < self.calibration_context:
-            raise InputError(
-                f"{self.calibration_tokens} calibration tokens in windows of "
-                f"{self.calibration_context}: give at least one window of at least 2 tokens"
-            )
-        if not 0 <= self.damping < float("inf"):
-            raise InputError(f"damping is {self.damping}; it must be a number of at least 0")
-
-    def quantizer(self) -> NestQuant:
-        """Return the quantizer of the linears."""
-        return NestQuant(
-            self.q, self.k, self.shaping, self.betas, self.selection, self.rotate, self.seed
-        )
+__all__ = ["PlannedTensor", "disk_bytes", "plan"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +47,7 @@ def plan(source: Path, options: Options) -> list[PlannedTensor]:
     """
     config = model_config(source)
     longest = config.max_position_embeddings
-    if options.feedback != "none" and options.calibration_context > longest:
+    if options.is_calibrated and options.calibration_context > longest:
         raise InputError(
             f"calibration windows of {options.calibration_context} tokens; the model's context is "
             f"{longest} (max_position_embeddings)"
@@ -145,16 +83,35 @@ def disk_bytes(planned: list[PlannedTensor], is_converted: bool) -> int:
     return 2 * sum(tensor.nbytes for tensor in planned) + converted + 2**25
 
 
-def _planned_linear(name: str, size: tuple[int, int], quantizer: NestQuant) -> PlannedTensor:
-    if size[1] % 8:
+def _planned_linear(
+    name: str, size: tuple[int, int], quantizer: NestQuant | Scalar
+) -> PlannedTensor:
+    _check_columns(name, size, quantizer)
+    with context(name):
+        rotation, (text, nbytes) = quantizer.rotation(size[1]), _size(quantizer, size)
+    return PlannedTensor(name, size, text, *_bits(nbytes, size), rotation.describe())
+
+
+def _check_columns(name: str, size: tuple[int, int], quantizer: NestQuant | Scalar) -> None:
+    block = 8
+    if isinstance(quantizer, Scalar):  # int4 and nf4 have a shorter last group where need be
+        block = quantizer.group_size(size[1]) if quantizer.is_float else 1
+    if size[1] % block:
         raise InputError(
-            f"{name} has {size[1]} columns; blocks of 8 need a multiple of 8. This model cannot be "
-            "quantized with E8"
+            f"{name} has {size[1]} columns; this method codes blocks of {block} and needs a "
+            f"multiple of {block}: choose another --method"
         )
-    nbytes = nest_nbytes(*size, quantizer.q, quantizer.k)
-    method = f"nestquant q={quantizer.q} k={quantizer.k}"
-    note = quantizer.rotation(size[1]).describe()
-    return PlannedTensor(name, size, method, *_bits(nbytes, size), note)
+
+
+def _size(quantizer: NestQuant | Scalar, size: tuple[int, int]) -> tuple[str, int]:
+    """Return how a method is called, and the bytes that it makes of a matrix."""
+    if isinstance(quantizer, Scalar):
+        group = quantizer.group_size(size[1])
+        nbytes = grid_nbytes(*size, quantizer.kind, group, quantizer.symmetric)
+        return f"{quantizer.kind} group={group}", nbytes
+    text = f"nestquant q={quantizer.q} k={quantizer.k}"
+    cell, packing = quantizer.cell, quantizer.packing
+    return text, nest_nbytes(*size, quantizer.q, quantizer.k, cell, packing)
 
 
 def _bits(nbytes: int, size: tuple[int, int]) -> tuple[float, int]:

@@ -1,10 +1,10 @@
 """Quantize a model, one block at a time, into a checkpoint folder.
 
-Calibration text runs through the float model block by block; each block's linears are quantized
-under the Hessians of their own inputs and kept as a finished part (`latticeq.model.job`), and the
-hidden states move on to the next block. One block's weights, the hidden states of all calibration
-tokens and one set of Hessians are all that is in memory at once. Everything that can be refused is
-refused before this starts.
+Calibration text runs through the float model block by block, and beside it through the model as far
+as it is quantized; each block's linears are quantized for the inputs that they will have
+(`latticeq.model.quantize_block`) and kept as a finished part (`latticeq.model.job`). One block's
+weights, the states of all calibration tokens and the moments of one input are all that is in memory
+at once. Everything that can be refused is refused before this starts.
 """
 
 from __future__ import annotations
@@ -24,35 +24,38 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError, context
 from latticeq.model.builtin_text import calibration_text
+from latticeq.model.calibrate import STAGES, Stream
 from latticeq.model.job import Job, check_output, open_job
-from latticeq.model.llama import BLOCK_LINEARS
+from latticeq.model.kv.cache import FloatCache
+from latticeq.model.kv.new import new_cache
+from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS
 from latticeq.model.loader import (
     Weights,
     expected_tensors,
     load_block,
     load_config,
     load_embedding,
+    load_kv_coding,
 )
-from latticeq.model.plan import Options, PlannedTensor, disk_bytes, plan
+from latticeq.model.options import Options
+from latticeq.model.plan import PlannedTensor, disk_bytes, plan
+from latticeq.model.quantize_block import (
+    LayerReport,
+    Streams,
+    float_block,
+    prepared,
+    quantize_block,
+)
+from latticeq.model.smoothing import BlockTensors
 from latticeq.model.source import check_finite, float_folder, is_gguf, weights_fingerprint
 from latticeq.model.tokenizer import Tokenizer
-from latticeq.quantizers.calibration import Hessian
-from latticeq.quantizers.metrics import proxy_loss, relative_error
-from latticeq.quantizers.nestquant import NestQuant
-from latticeq.quantizers.scalar import Int8, round_to_nearest
+from latticeq.quantizers.scalar import Int8
 from latticeq.storage.assemble import json_bytes, write_checkpoint
 from latticeq.storage.checkpoint import FORMAT_VERSION, checksum, describe, pack, verify
 from latticeq.storage.disk import disk_errors, new_folder
 from latticeq.version import package_version
 
 __all__ = ["LayerReport", "QuantizeReport", "quantize"]
-
-SHARED_INPUT = {
-    "self_attn.k_proj": "self_attn.q_proj",
-    "self_attn.v_proj": "self_attn.q_proj",
-    "mlp.up_proj": "mlp.gate_proj",
-}
-"""Linears whose input is observed under another's name, because they share it."""
 
 COPIED = (
     "tokenizer.json",
@@ -65,25 +68,6 @@ COPIED = (
     "merges.txt",
     "LICENSE",
 )
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """How one linear came out.
-
-    ``proxy_loss`` is the share of the layer's output that is lost on the calibration text;
-    ``proxy_loss_plain`` the same without feedback, ``proxy_loss_rtn`` with int4 rounded to nearest
-    in groups of 32. They are None when no calibration was done.
-    """
-
-    name: str
-    bits_per_weight: float
-    relative_error: float
-    seconds: float
-    proxy_loss: float | None = None
-    proxy_loss_plain: float | None = None
-    proxy_loss_rtn: float | None = None
-    damping: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +87,8 @@ class QuantizeReport:
 
 Reporter = Callable[[str, Any], None]
 """Called with an event and its value: ("check", (done, total)) for each matrix that is read before
-all starts, ("window", (block, done, total)) for each window of calibration, ("layer", LayerReport).
+all starts, ("layer", LayerReport), and ("stage", (block, stage)) when the linears of one input are
+done.
 """
 
 
@@ -176,7 +161,7 @@ def _calibration(
 ) -> tuple[NDArray[np.int64] | None, dict[str, Any] | None]:
     """Return token windows, (windows, context), and what says where they are from."""
     tokenizer = Tokenizer.from_folder(source)
-    if options.feedback == "none":
+    if not options.is_calibrated:
         return None, None
     name = str(text)
     if name == "builtin":
@@ -235,23 +220,57 @@ def _quantize_parts(
     weights = Weights(source, config)
     _quantize_ends(job, weights, options)
     missing = [i for i in range(config.num_hidden_layers) if not job.has(_part(i))]
-    hidden: list[NDArray[np.float32]] = []
-    if windows is not None and missing:
-        table = load_embedding(weights)
-        hidden = [table.rows(window) for window in windows]
-    for index in range(missing[-1] + 1 if missing else 0):
-        block = load_block(weights, index)
-        hessians: dict[str, Hessian] = {}
+    if not missing:
+        return
+    streams = None if windows is None else _streams(weights, options, windows)
+    for index in range(missing[-1] + 1):
+        tensors = _block_tensors(weights, index)
+        if index not in missing:
+            if streams is not None:
+                _replay(job, index, tensors, options, streams)
+            report("stage", (index, len(STAGES) - 1))
+            continue
+        made = quantize_block(index, tensors, config, options, streams, report)
+        record = {"tensors": made.entries, "layers": made.layers}
+        job.write(_part(index), made.tensors, record)
 
-        def observe(name: str, x: NDArray[np.float32], kept: dict[str, Hessian] = hessians) -> None:
-            kept.setdefault(name, Hessian(x.shape[1])).update(x)
 
-        is_done = job.has(_part(index))
-        for number, states in enumerate(hidden):
-            hidden[number] = block.run(states, None if is_done else observe)
-            report("window", (index, number + 1, len(hidden)))
-        if not is_done:
-            _quantize_block(job, weights, index, options, hessians, report)
+def _streams(weights: Weights, options: Options, windows: NDArray[np.int64]) -> Streams:
+    """Return the calibration text at the beginning of the first block."""
+
+    def embedded() -> Stream:
+        return Stream(weights.config, [load_embedding(weights).rows(ids) for ids in windows])
+
+    return Streams(embedded(), embedded() if options.feedback == "qa-ldlq" else None)
+
+
+def _replay(
+    job: Job, index: int, tensors: BlockTensors, options: Options, streams: Streams
+) -> None:
+    """Let the streams go through a block that is finished."""
+    config, length = streams.clean.config, len(streams.clean.hidden[0])
+    tensors, _ = prepared(tensors, config, options, streams)  # rounding, too, is to be the same
+    streams.clean.run(float_block(tensors, config), FloatCache(config, length, layers=1))
+    if streams.coded is None:
+        return
+    name = _part(index)
+    quantized = {**options.run_coding().to_config(), "tensors": job.record(name)["tensors"]}
+    prefix = f"model.layers.{index}."
+    part = Weights(job.folder / name, config, quantized, prefix)
+    cache = new_cache(config, length, load_kv_coding(part, [index]), layers=1)
+    streams.coded.run(load_block(part, index), cache)
+    part.folder.close()
+
+
+def _block_tensors(weights: Weights, index: int) -> BlockTensors:
+    """Read the float tensors of a block."""
+    prefix = f"model.layers.{index}."
+    biased = [name for name in BLOCK_LINEARS if f"{prefix}{name}.bias" in weights]
+    return BlockTensors(
+        {name: weights.matrix_float32(f"{prefix}{name}.weight") for name in BLOCK_LINEARS},
+        {name: weights.float32(f"{prefix}{name}.weight") for name in BLOCK_NORMS},
+        {name: weights.float32(f"{prefix}{name}.bias") for name in biased},
+    )
 
 
 def _part(index: int) -> str:
@@ -259,16 +278,15 @@ def _part(index: int) -> str:
 
 
 def _quantize_ends(job: Job, weights: Weights, options: Options) -> None:
-    """Make the part that holds embeddings, head and normalisation weights."""
+    """Make the part that holds what is outside the blocks."""
     if job.has("ends"):
         return
     tensors: dict[str, NDArray[Any]] = {}
     entries = {}
     for name, shape in expected_tensors(weights.config).items():
-        is_matrix = len(shape) == 2
-        if is_matrix and name.startswith("model.layers."):
+        if name.startswith("model.layers."):
             continue
-        if not is_matrix:
+        if len(shape) == 1:
             tensors[name] = weights.float32(name)
         elif options.embedding == "keep":
             tensors[name] = np.asarray(weights.matrix(name))
@@ -278,57 +296,6 @@ def _quantize_ends(job: Job, weights: Weights, options: Options) -> None:
             tensors |= {f"{name}.{suffix}": array for suffix, array in pack(coded).items()}
             entries[name] = describe(coded) | {"nbytes": coded.nbytes}
     job.write("ends", tensors, {"tensors": entries, "layers": []})
-
-
-def _quantize_block(
-    job: Job,
-    weights: Weights,
-    index: int,
-    options: Options,
-    hessians: Mapping[str, Hessian],
-    report: Reporter,
-) -> None:
-    quantizer = options.quantizer()
-    means = {name: hessian.mean() for name, hessian in hessians.items()}
-    tensors: dict[str, NDArray[Any]] = {}
-    entries, layers = {}, []
-    for linear in BLOCK_LINEARS:
-        name = f"model.layers.{index}.{linear}.weight"
-        hessian = means.get(SHARED_INPUT.get(linear, linear))
-        start = time.perf_counter()
-        with context(f"tensor {name}"):
-            original = weights.matrix_float32(name)
-            coded = quantizer.quantize(original, hessian, options.damping)
-            row = _layer_report(name, original, coded, hessian, quantizer, start)
-        tensors |= {f"{name}.{suffix}": array for suffix, array in pack(coded).items()}
-        entries[name] = describe(coded) | {"nbytes": coded.nbytes}
-        layers.append(asdict(row))
-        report("layer", row)
-    job.write(_part(index), tensors, {"tensors": entries, "layers": layers})
-
-
-def _layer_report(
-    name: str,
-    original: NDArray[np.float32],
-    coded: Any,
-    hessian: NDArray[np.float64] | None,
-    quantizer: NestQuant,
-    start: float,
-) -> LayerReport:
-    values = coded.dequantize()
-    losses: dict[str, Any] = {}
-    if hessian is not None:
-        plain = quantizer.quantize(original).dequantize()
-        losses = {
-            "proxy_loss": proxy_loss(original, values, hessian),
-            "proxy_loss_plain": proxy_loss(original, plain, hessian),
-            "proxy_loss_rtn": proxy_loss(original, round_to_nearest(original), hessian),
-            "damping": coded.damping,
-        }
-    error = relative_error(original, values)
-    return LayerReport(
-        name, coded.bits_per_entry, error, round(time.perf_counter() - start, 3), **losses
-    )
 
 
 def _assemble(
@@ -346,13 +313,14 @@ def _assemble(
     records = [job.record(name) for name in names]
     entries = {name: entry for record in records for name, entry in record["tensors"].items()}
     layers = [LayerReport(**row) for record in records for row in record["layers"]]
-    linears = {name: e for name, e in entries.items() if e["format"] == "voronoi"}
+    linears = {name: e for name, e in entries.items() if name.startswith("model.layers.")}
     config["quantization_config"] = {
         "quant_method": "latticeq",
         "format_version": FORMAT_VERSION,
         "method": options.method,
         "regime": options.regime,
         "parameters": asdict(options),
+        **options.run_coding().to_config(),
         "calibration": calibration,
         "software": _software(),
         "tensors": {
@@ -376,7 +344,7 @@ def _assemble(
         round(seconds, 3),
         _mean_bits(linears),
         size,
-        _mean_bits({name: e for name, e in entries.items() if e["format"] == "int8"}),
+        _mean_bits({name: e for name, e in entries.items() if name not in linears}),
         layers,
     )
 

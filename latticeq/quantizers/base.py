@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError
+from latticeq.transforms.rotation import Rotation
 
 __all__ = ["QuantizedTensor", "Quantizer", "as_rows"]
 
 
 @runtime_checkable
 class QuantizedTensor(Protocol):
-    """A tensor held as digits and scales."""
+    """A tensor held as digits and scales; its rows, all axes but the last, may be rotated."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -29,6 +30,15 @@ class QuantizedTensor(Protocol):
     @property
     def bits_per_entry(self) -> float:
         """Effective bits: eight times `nbytes` over the number of entries."""
+        ...
+
+    @property
+    def rotation(self) -> Rotation:
+        """The rotation of the rows: products of two tensors need the same one."""
+        ...
+
+    def rotated(self) -> NDArray[np.float32]:
+        """Return the rows that the digits stand for, (M, N) in the rotated basis."""
         ...
 
     def dequantize(self) -> NDArray[np.float32]:
@@ -47,8 +57,8 @@ class Quantizer(Protocol):
         ...
 
 
-def as_rows(x: Any, multiple: int) -> NDArray[np.float64]:
-    """Return a tensor as float64 rows, refusing what cannot be quantized.
+def as_rows(x: Any, multiple: int, dtype: Any = np.float64) -> NDArray[Any]:
+    """Return a tensor as rows of floats, refusing what cannot be quantized.
 
     Parameters
     ----------
@@ -56,6 +66,8 @@ def as_rows(x: Any, multiple: int) -> NDArray[np.float64]:
         Real numbers.
     multiple : int
         N must be a multiple of it: the length of the code's blocks.
+    dtype : float32 or float64
+        Of the result, which is `x` itself where nothing changes.
 
     Raises
     ------
@@ -71,7 +83,7 @@ def as_rows(x: Any, multiple: int) -> NDArray[np.float64]:
             f"the tensor has shape {array.shape}; its last axis must be a positive multiple of "
             f"{multiple}, the length of a block"
         )
-    rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+    rows = array.reshape(-1, array.shape[-1]).astype(dtype, copy=False)
     finite = np.isfinite(rows)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]

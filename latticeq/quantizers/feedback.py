@@ -30,7 +30,7 @@ DAMPING = 1e-2
 DAMPING_GROWTH = 10.0
 DAMPING_LIMIT = 1.0
 PANEL = 128
-"""Columns whose corrections are gathered before they are multiplied into the columns before."""
+"""Columns whose errors are gathered before they are multiplied into all the columns before."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,9 @@ def ldlq(
     for stop in range(n, 0, -panel):
         start = max(0, stop - panel)
         for end in range(stop, start, -block):
-            columns = slice(end - block, end)
+            columns, later = slice(end - block, end), slice(end, stop)
+            target[:, columns] += error[:, later] @ lower[later, columns]
             quantized[:, columns] = quantize_columns(columns, target[:, columns])
             error[:, columns] = weights[:, columns] - quantized[:, columns]
-            target[:, start : columns.start] += (
-                error[:, columns] @ lower[columns, start : columns.start]
-            )
         target[:, :start] += error[:, start:stop] @ lower[start:stop, :start]
     return quantized

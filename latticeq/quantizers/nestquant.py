@@ -1,10 +1,13 @@
-r"""NestQuant: rows normalised, rotated and coded block by block with nested E8 lattices.
+r"""NestQuant: rows normalised, rotated and coded block by block with nested codes.
 
 For a matrix M x N: each row is rotated by an orthonormal Hadamard matrix, divided by its scale r/√N
-with r = ‖row‖₂ (kept as float16), and its 8-blocks are coded with a union of k Voronoi codes. With
-a Hessian the blocks are coded last to first under error feedback (`latticeq.quantizers.feedback`).
+with r = ‖row‖₂ (kept as float16), and its 8-blocks are coded with a union of k nested codes of one
+cell. With a Hessian the blocks are coded last to first under error feedback
+(`latticeq.quantizers.feedback`).
 
-Bits an entry: log₂ q (rounded up to whole bits a digit), log₂ k / 8, and 16/N for the row's scale.
+Bits an entry: log₂ q, rounded up to whole bits a digit or with packing "radix" to whole bits for
+sixteen digits; log₂ k / 8, but in cell "d8" nothing, as its words have room for the scale index;
+and 16/N for the row's scale.
 
 Source: Savkin, Porat, Ordentlich, Polyanskiy, *NestQuant*, arXiv 2502.09720, sections 3 to 5.
 """
@@ -17,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latticeq.codes.voronoi import VoronoiCode, decode_doubled
+from latticeq.codes.nested import CELLS, NestedCode
 from latticeq.errors import InputError
 from latticeq.quantizers.base import as_rows
 from latticeq.quantizers.betas import published_betas, tuned_betas
-from latticeq.quantizers.feedback import DAMPING, factor, ldlq
+from latticeq.quantizers.feedback import DAMPING, Factor, factor, ldlq
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["NestQuant", "NestTensor", "nest_nbytes"]
@@ -30,24 +33,46 @@ MAX_K = 16
 """The most scales: a vector register holds sixteen."""
 
 
-def nest_nbytes(m: int, n: int, q: int, k: int) -> int:
+MAX_RADIX_Q = 15
+"""The largest q of packing "radix": sixteen digits must fit 64 bits."""
+
+MAX_D8_K = 8
+"""The most scales of cell "d8": its words have three bits for the index."""
+
+
+def nest_nbytes(
+    m: int, n: int, q: int, k: int, cell: str = "voronoi", packing: str = "digits"
+) -> int:
     """Return the bytes that a matrix M x N takes when it is packed, everything counted.
 
-    Rows are padded to sixteen; a digit takes whole bits; scales and the k betas are included.
+    Rows are padded to sixteen; row scales and the k betas are included. A digit takes whole bits;
+    in mixed radix the sixteen digits of two blocks do, or the eight of an odd last one. The words
+    of cell "d8" hold the scale indices.
+
+    Examples
+    --------
+    >>> nest_nbytes(16, 16, 14, 4, packing="radix") - nest_nbytes(16, 16, 14, 4)
+    -6
     """
-    blocks = (m + -m % 16) * (n // 8)
-    return blocks * (q - 1).bit_length() + blocks * (k - 1).bit_length() // 8 + 2 * m + 4 * k
+    groups, blocks = -(-m // 16), n // 8
+    if packing == "radix":
+        bits = (blocks // 2) * (q**16 - 1).bit_length() + (blocks % 2) * (q**8 - 1).bit_length()
+    else:
+        bits = 8 * blocks * (q - 1).bit_length()
+    if cell != "d8":
+        bits += blocks * (k - 1).bit_length()
+    return 2 * groups * bits + 2 * m + 4 * k
 
 
 @dataclass(frozen=True, eq=False)
 class NestTensor:
-    """A tensor held as Voronoi digits, scale indices and row scales.
+    """A tensor held as digits of a nested code, scale indices and row scales.
 
     Parameters
     ----------
     shape : tuple of int
         Of the tensor that was quantized, (..., N).
-    code : VoronoiCode
+    code : NestedCode
     rotation : Rotation
         Of size N.
     digits : ndarray of uint8, shape (M, N / 8, 8)
@@ -56,21 +81,25 @@ class NestTensor:
     row_scale : ndarray of float16, shape (M,)
     damping : float or None
         The damping of the Hessian that was used; None without feedback.
+    packing : "digits" or "radix"
+        How digits are stored on disk.
     """
 
     shape: tuple[int, ...]
-    code: VoronoiCode
+    code: NestedCode
     rotation: Rotation
     digits: NDArray[np.uint8]
     scale_index: NDArray[np.uint8]
     row_scale: NDArray[np.float16]
     damping: float | None = None
+    packing: str = "digits"
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed form: rows padded to sixteen, scales and the code's β included."""
         rows, blocks = self.scale_index.shape
-        return nest_nbytes(rows, 8 * blocks, self.code.q, len(self.code.betas))
+        code = self.code
+        return nest_nbytes(rows, 8 * blocks, code.q, len(code.betas), code.cell, self.packing)
 
     @property
     def bits_per_entry(self) -> float:
@@ -80,13 +109,14 @@ class NestTensor:
     def rotated(self) -> NDArray[np.float32]:
         """Return the decoded rows in the rotated basis, M x N.
 
-        An entry is v · (s · β/2), every product rounded to float32: v the doubled coordinate of the
-        lattice point, s the row's scale. Kernels that decode from packed bytes give the same bits.
+        An entry is v · (s · βu), every product rounded to float32: v a coordinate of the lattice
+        point counted in the code's unit u, s the row's scale. Kernels that decode from packed bytes
+        give the same bits.
         """
-        halves = np.asarray(self.code.betas, np.float32) * np.float32(0.5)
-        scale = self.row_scale.astype(np.float32)[:, None] * halves[self.scale_index]
-        doubled = decode_doubled(self.digits.reshape(-1, 8), self.code.q)
-        rows = doubled.reshape(self.digits.shape).astype(np.float32) * scale[..., None]
+        units = np.asarray(self.code.betas, np.float32) * np.float32(self.code.unit)
+        scale = self.row_scale.astype(np.float32)[:, None] * units[self.scale_index]
+        points = self.code.points(self.digits.reshape(-1, 8))
+        rows = points.reshape(self.digits.shape).astype(np.float32) * scale[..., None]
         return rows.reshape(len(self.digits), -1)
 
     def dequantize(self) -> NDArray[np.float32]:
@@ -103,16 +133,22 @@ class NestQuant:
     q : int
         Nesting ratio, 2 to 63: log₂ q bits an entry.
     k : int
-        Scales in the union, 1 to 16: log₂ k bits a block.
-    shaping : "voronoi"
-        The cell that codewords fill.
+        Scales in the union, 1 to 16 (8 for "d8"): log₂ k bits a block.
+    shaping : "voronoi", "nestquantm", "cubic" or "d8"
+        The cell that codewords fill; see `latticeq.codes.nested`.
     betas : "tuned", "published" or k increasing numbers
-        The scales. "published" are the authors' for weights, defined for k = 4.
+        The scales. "published" are the authors' for weights, defined for k = 4 and E8/qE8.
     selection : "opt" or "first"
         Keep the scale of least error, or the smallest that does not overload.
     rotate : "hadamard" or "none"
     seed : int, optional
         Of random signs before the Hadamard matrix; none by default.
+    simplified : "nestquantm", optional
+        The decoder of E8/qE8 that is cheaper and fills a worse cell: another way to say
+        ``shaping="nestquantm"``.
+    packing : "digits" or "radix"
+        How digits are stored: in whole bits each, or sixteen as one integer where q is at most 15
+        and no power of two (in memory they take whole bits again).
 
     Raises
     ------
@@ -134,28 +170,56 @@ class NestQuant:
     selection: str = "opt"
     rotate: str = "hadamard"
     seed: int | None = None
-    code: VoronoiCode = field(init=False, repr=False, compare=False)
+    simplified: str | None = None
+    packing: str = "digits"
+    code: NestedCode = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.shaping != "voronoi":
-            raise InputError(f"shaping is {self.shaping!r}; it must be 'voronoi'")
-        if type(self.k) is not int or not 1 <= self.k <= MAX_K:
+        if self.shaping not in CELLS:
+            raise InputError(f"shaping is {self.shaping!r}; it must be one of {', '.join(CELLS)}")
+        if self.simplified not in {None, "nestquantm"}:
+            raise InputError(f"simplified is {self.simplified!r}; it must be None or 'nestquantm'")
+        if self.simplified and self.shaping not in {"voronoi", "nestquantm"}:
             raise InputError(
-                f"k is {self.k!r}; the number of scales must be an integer from 1 to {MAX_K}"
+                f"shaping is {self.shaping!r} with simplified = 'nestquantm', a decoder of E8/qE8: "
+                "leave one of them out"
+            )
+        most = MAX_D8_K if self.cell == "d8" else MAX_K
+        if type(self.k) is not int or not 1 <= self.k <= most:
+            raise InputError(
+                f"k is {self.k!r}; the number of scales must be an integer from 1 to {most}"
             )
         if self.rotate not in {"hadamard", "none"}:
             raise InputError(f"rotate is {self.rotate!r}; it must be 'hadamard' or 'none'")
-        object.__setattr__(self, "code", VoronoiCode(self.q, self._scales(), self.selection))
+        scales = self._scales()
+        object.__setattr__(self, "code", NestedCode(self.q, scales, self.cell, self.selection))
+        self._check_packing()
+
+    def _check_packing(self) -> None:
+        if self.packing not in {"digits", "radix"}:
+            raise InputError(f"packing is {self.packing!r}; it must be 'digits' or 'radix'")
+        is_wasteful = self.q <= MAX_RADIX_Q and self.q & (self.q - 1) != 0
+        if self.packing == "radix" and (self.cell == "d8" or not is_wasteful):
+            raise InputError(
+                f"packing is 'radix' with q = {self.q} and cell {self.cell!r}; it needs a q from 3 "
+                f"to {MAX_RADIX_Q} that is no power of two, and another cell than 'd8'"
+            )
+
+    @property
+    def cell(self) -> str:
+        """The cell of the codes: `shaping`, or "nestquantm" if `simplified` says so."""
+        return self.simplified or self.shaping
 
     def _scales(self) -> tuple[float, ...]:
         if isinstance(self.betas, str):
             if self.betas == "tuned":
-                return tuned_betas(self.q, self.k)
-            if self.betas == "published" and self.k == 4:
+                return tuned_betas(self.q, self.k, self.cell)
+            is_e8 = self.cell in {"voronoi", "nestquantm"}
+            if self.betas == "published" and self.k == 4 and is_e8:
                 return published_betas("weights", self.q)
             raise InputError(
-                f"betas is {self.betas!r} with k = {self.k}; it must be 'tuned', 'published' (k = "
-                "4 only) or k numbers"
+                f"betas is {self.betas!r} with k = {self.k} and cell {self.cell!r}; it must be "
+                "'tuned', 'published' (k = 4 and E8/qE8 only) or k numbers"
             )
         given = tuple(float(np.float32(beta)) for beta in self.betas)
         if len(given) != self.k:
@@ -195,35 +259,44 @@ class NestQuant:
         LatticeqError
             If the Hessian cannot be factored.
         """
-        rows = as_rows(x, 8)
+        single = hessian is None and np.asarray(x).dtype == np.float32
+        rows = as_rows(x, 8, np.float32 if single else np.float64)
         n = rows.shape[1]
         rotation = self.rotation(n)
         row_scale = _row_scale(rows)
-        divisor = np.where(row_scale > 0, row_scale, 1).astype(np.float64)[:, None]
+        divisor = np.where(row_scale > 0, row_scale, 1).astype(rows.dtype)[:, None]
         unit = rotation.apply(rows) / divisor
-        digits = np.empty((len(rows), n // 8, 8), np.uint8)
-        scale_index = np.empty((len(rows), n // 8), np.uint8)
+        used = None
+        if hessian is None:
+            digits, scale_index = self.code.encode(unit.reshape(len(rows), -1, 8))
+        else:
+            factored = factor(rotation.apply_both_sides(hessian), 8, damping)
+            digits, scale_index = self._feed_back(unit, factored)
+            used = factored.damping
+        return NestTensor(
+            np.shape(x), self.code, rotation, digits, scale_index, row_scale, used, self.packing
+        )
+
+    def _feed_back(
+        self, unit: NDArray[np.float64], factored: Factor
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        m, n = unit.shape
+        digits = np.empty((m, n // 8, 8), np.uint8)
+        scale_index = np.empty((m, n // 8), np.uint8)
 
         def take(columns: slice, target: NDArray[np.float64]) -> NDArray[Any]:
             blocks = slice(columns.start // 8, columns.stop // 8)
-            shaped = target.reshape(len(target), -1, 8).astype(np.float32)
+            shaped = target.reshape(m, -1, 8).astype(np.float32)
             digits[:, blocks], scale_index[:, blocks], values = self.code.encode_decoded(shaped)
             return values.reshape(target.shape)
 
-        used = None
-        if hessian is None:
-            take(slice(0, n), unit)
-        else:
-            factored = factor(rotation.apply_both_sides(hessian), 8, damping)
-            ldlq(unit, factored, take)
-            used = factored.damping
-        shape = np.shape(x)
-        return NestTensor(shape, self.code, rotation, digits, scale_index, row_scale, used)
+        ldlq(unit, factored, take)
+        return digits, scale_index
 
 
-def _row_scale(rows: NDArray[np.float64]) -> NDArray[np.float16]:
+def _row_scale(rows: NDArray[np.floating]) -> NDArray[np.float16]:
     """Return each row's root mean square in float16, refusing what it cannot hold."""
-    exact = np.sqrt(np.mean(rows * rows, axis=1))
+    exact = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / rows.shape[1])
     with np.errstate(over="ignore"):
         scale: NDArray[np.float16] = exact.astype(np.float16)
     bad = ~np.isfinite(scale) | ((scale == 0) & (exact > 0))

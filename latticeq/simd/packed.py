@@ -185,19 +185,20 @@ def shift_right(_: Any, a: Lanes, bits: Any) -> Any:
 
 
 def _dot_plain(total: Any, unsigned: Any, signed: Any) -> Any:
-    u = _bytes(unsigned).astype(np.int32).reshape(-1, 4)
-    s = _bytes(signed).view(np.int8).astype(np.int32).reshape(-1, 4)
-    return total + (u * s).sum(axis=1, dtype=np.int32)
+    u = _bytes(unsigned).astype(np.int32).reshape(*unsigned.shape, 4)
+    s = _bytes(signed).view(np.int8).astype(np.int32).reshape(*signed.shape, 4)
+    return total + (u * s).sum(axis=-1, dtype=np.int32)
 
 
 @word(_dot_plain)
 def dot_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
     """Add to each lane the dot product of four unsigned bytes and four signed ones.
 
-    Exact while the unsigned bytes are at most 127: one instruction of AVX2 adds two products in 16
-    bits, and NEON takes both operands as signed.
+    The total may have eight coordinates: an operand of one is spread over them. Exact while the
+    unsigned bytes are at most 127: one instruction of AVX2 adds two products in 16 bits, and NEON
+    takes both operands as signed.
     """
-    return elementwise(_INT, _DOT.get(path(), _dot_generic), total, unsigned, signed)
+    return elementwise(total, _DOT.get(path(), _dot_generic), total, unsigned, signed)
 
 
 @word(_dot_plain)
@@ -214,7 +215,7 @@ def dot_wide_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
         return builder.add(narrow(builder, start, builder.and_(u, low), s), counted)
 
     is_exact = path() in {"avx512vnni", "generic"}
-    return elementwise(_INT, narrow if is_exact else split_high_bit, total, unsigned, signed)
+    return elementwise(total, narrow if is_exact else split_high_bit, total, unsigned, signed)
 
 
 def _dot_avx512vnni(builder: Builder, total: Value, u: Value, s: Value) -> Value:

@@ -1,9 +1,10 @@
 """Format v1: quantized tensors as named byte arrays in an HF-style folder.
 
 docs/format-v1.md is the normative text. A quantized matrix ``NAME`` becomes the tensors
-``NAME.digits``, ``NAME.scale_index``, ``NAME.row_scale`` and ``NAME.betas`` (or ``NAME.int8`` and
-``NAME.row_scale``), and an entry in config.json's ``quantization_config`` that says how to read
-them. Everything is checked against that entry before a byte is mapped.
+``NAME.<suffix>``, such as ``NAME.digits`` and ``NAME.row_scale``, and an entry in config.json's
+``quantization_config`` that names its format. `FORMATS` says which class of
+`latticeq.storage.formats` reads and writes which format. Everything is checked against the entry
+before a byte is mapped.
 """
 
 from __future__ import annotations
@@ -11,39 +12,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.codes.voronoi import MAX_Q, VoronoiCode
-from latticeq.errors import FormatError, VerificationError, context
-from latticeq.quantizers.nestquant import MAX_K, NestTensor
-from latticeq.quantizers.scalar import Int8Tensor
-from latticeq.storage.bits import (
-    bit_width,
-    check_packed,
-    pack_digits,
-    pack_int8,
-    pack_scale_index,
-    unpack_digits,
-    unpack_int8,
-    unpack_scale_index,
-)
+from latticeq.errors import FormatError, InputError, VerificationError, context
+from latticeq.quantizers.base import QuantizedTensor
+from latticeq.storage.formats.base import Packed, Shapes
+from latticeq.storage.formats.d8 import PackedD8
+from latticeq.storage.formats.grid import PackedGrid
+from latticeq.storage.formats.int8 import PackedInt8
+from latticeq.storage.formats.nest import PackedNest
 from latticeq.storage.safetensors import TensorFolder
-from latticeq.transforms.rotation import Rotation
 
 __all__ = [
     "CHECKSUMS",
+    "FORMATS",
     "FORMAT_VERSION",
-    "PackedInt8",
-    "PackedVoronoi",
     "checksum",
     "describe",
     "header_bytes",
     "pack",
+    "packed",
     "quantization_config",
     "read_packed",
     "stored_shapes",
@@ -52,105 +44,47 @@ __all__ = [
 
 FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
-MAX_DIMENSION = 2**31 - 16
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
+_KINDS: tuple[type[Packed], ...] = (PackedNest, PackedD8, PackedGrid, PackedInt8)
 
-@dataclass(frozen=True, eq=False)
-class PackedVoronoi:
-    """A matrix M x N as the bytes of Voronoi codewords.
-
-    Parameters
-    ----------
-    shape : (M, N)
-    q : int
-    betas : ndarray of float32, shape (k,)
-    rotation : Rotation
-        Of size N.
-    digits : ndarray of uint8, shape (ceil(M / 16), N / 8, 16, ceil(log2 q))
-    scale_index : ndarray of uint8, shape (ceil(M / 16), N / 8, 2 ceil(log2 k))
-    row_scale : ndarray of float16, shape (M,)
-    """
-
-    shape: tuple[int, int]
-    q: int
-    betas: NDArray[np.float32]
-    rotation: Rotation
-    digits: NDArray[np.uint8]
-    scale_index: NDArray[np.uint8]
-    row_scale: NDArray[np.float16]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all four arrays."""
-        arrays = (self.digits, self.scale_index, self.row_scale, self.betas)
-        return sum(array.nbytes for array in arrays)
-
-    def unpack(self) -> NestTensor:
-        """Return the digits and scales.
-
-        Raises
-        ------
-        FormatError
-            If a digit or a scale index is out of its range.
-        """
-        code = VoronoiCode(self.q, tuple(map(float, self.betas)))
-        rows = self.shape[0]
-        digits = unpack_digits(self.digits, self.q, rows)
-        index = unpack_scale_index(self.scale_index, len(self.betas), rows)
-        return NestTensor(self.shape, code, self.rotation, digits, index, self.row_scale)
+FORMATS: dict[str, type[Packed]] = {name: kind for kind in _KINDS for name in kind.names}
+"""The class of each format by its name in config.json."""
 
 
-@dataclass(frozen=True, eq=False)
-class PackedInt8:
-    """A matrix M x N as int8 rows, sixteen interleaved.
-
-    Parameters
-    ----------
-    shape : (M, N)
-    int8 : ndarray of uint8, shape (ceil(M / 16), N / 4, 16, 4)
-        Values raised by 128.
-    row_scale : ndarray of float16, shape (M,)
-    """
-
-    shape: tuple[int, int]
-    int8: NDArray[np.uint8]
-    row_scale: NDArray[np.float16]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both arrays."""
-        return self.int8.nbytes + self.row_scale.nbytes
-
-    def unpack(self) -> Int8Tensor:
-        """Return the values and scales."""
-        return Int8Tensor(self.shape, unpack_int8(self.int8, self.shape[0]), self.row_scale)
+def _kind_of(tensor: QuantizedTensor) -> type[Packed]:
+    for kind in _KINDS:
+        if kind.takes(tensor):
+            return kind
+    raise InputError(f"a {type(tensor).__name__} has no format; formats are {', '.join(FORMATS)}")
 
 
-def pack(tensor: NestTensor | Int8Tensor) -> dict[str, NDArray[Any]]:
+def pack(tensor: QuantizedTensor) -> dict[str, NDArray[Any]]:
     """Return the byte arrays of a quantized matrix by the suffix of their names."""
-    if isinstance(tensor, Int8Tensor):
-        return {"int8": pack_int8(tensor.values), "row_scale": tensor.row_scale}
-    return {
-        "digits": pack_digits(tensor.digits, tensor.code.q),
-        "scale_index": pack_scale_index(tensor.scale_index, len(tensor.code.betas)),
-        "row_scale": tensor.row_scale,
-        "betas": np.array(tensor.code.betas, np.float32),
-    }
+    return _kind_of(tensor).pack(tensor)
 
 
-def describe(tensor: NestTensor | Int8Tensor) -> dict[str, Any]:
+def describe(tensor: QuantizedTensor) -> dict[str, Any]:
     """Return the entry of config.json that says how to read a quantized matrix."""
-    if isinstance(tensor, Int8Tensor):
-        return {"format": "int8", "shape": list(tensor.shape)}
-    return {
-        "format": "voronoi",
-        "shape": list(tensor.shape),
-        "q": tensor.code.q,
-        "k": len(tensor.code.betas),
-        "rotation": tensor.rotation.kind,
-        "seed": tensor.rotation.seed,
-    }
+    return _kind_of(tensor).describe(tensor)
+
+
+def packed(tensor: QuantizedTensor) -> Packed:
+    """Return a quantized matrix as its bytes, as if it had been written and read back.
+
+    Raises
+    ------
+    InputError
+        If the tensor is no matrix, or has no format.
+    """
+    if len(tensor.shape) != 2:
+        raise InputError(f"the tensor has shape {tensor.shape}; formats are for matrices")
+    return _kind_of(tensor)(describe(tensor), pack(tensor))
+
+
+def stored_shapes(entry: Mapping[str, Any]) -> Shapes:
+    """Return the dtype and shape of each stored array of an entry, by the suffix of its name."""
+    return FORMATS[entry["format"]].stored_shapes(entry)
 
 
 def quantization_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,53 +117,16 @@ def quantization_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_entry(entry: Any) -> None:
-    if not isinstance(entry, dict) or entry.get("format") not in {"voronoi", "int8"}:
-        raise FormatError(f"is {entry!r:.80}; it must be an object of format 'voronoi' or 'int8'")
-    shape = entry.get("shape")
-    block = 8 if entry["format"] == "voronoi" else 4
-    is_pair = isinstance(shape, list) and len(shape) == 2 and all(map(_is_dimension, shape))
-    if not is_pair or entry["shape"][1] % block:
+    # A name must be text before it is looked up: a list, say, has no hash.
+    name = entry.get("format") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or name not in FORMATS:
         raise FormatError(
-            f"shape is {shape!r:.80}; it must be two sizes, the second a multiple of {block}"
+            f"is {entry!r:.80}; it must be an object whose format is one of {', '.join(FORMATS)}"
         )
-    if entry["format"] == "int8":
-        return
-    for field, low, high in (("q", 2, MAX_Q), ("k", 1, MAX_K)):
-        value = entry.get(field)
-        if type(value) is not int or not low <= value <= high:
-            raise FormatError(f"{field} is {value!r:.80}; it must be from {low} to {high}")
-    if entry.get("rotation") not in {"hadamard", "none"}:
-        raise FormatError(
-            f"rotation is {entry.get('rotation')!r:.80}; it must be 'hadamard' or 'none'"
-        )
-    seed = entry.get("seed")
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
-        raise FormatError(f"seed is {seed!r:.80}; it must be null or from 0 to 2**64 - 1")
-    if seed is not None and entry["rotation"] == "none":
-        raise FormatError("a seed is given for rotation 'none'")
+    FORMATS[name].check_entry(entry)
 
 
-def _is_dimension(size: Any) -> bool:
-    return type(size) is int and 0 < size <= MAX_DIMENSION
-
-
-def stored_shapes(entry: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the dtype and shape of each stored array of an entry, by the suffix of its name."""
-    m, n = entry["shape"]
-    groups = -(-m // 16)
-    if entry["format"] == "int8":
-        return {"int8": ("U8", (groups, n // 4, 16, 4)), "row_scale": ("F16", (m,))}
-    return {
-        "digits": ("U8", (groups, n // 8, 16, bit_width(entry["q"]))),
-        "scale_index": ("U8", (groups, n // 8, 2 * bit_width(entry["k"]))),
-        "row_scale": ("F16", (m,)),
-        "betas": ("F32", (entry["k"],)),
-    }
-
-
-def read_packed(
-    folder: TensorFolder, name: str, entry: Mapping[str, Any]
-) -> PackedVoronoi | PackedInt8:
+def read_packed(folder: TensorFolder, name: str, entry: Mapping[str, Any]) -> Packed:
     """Map a quantized matrix.
 
     Parameters
@@ -258,22 +155,10 @@ def read_packed(
                 f"{dtype} {shape}"
             )
         arrays[suffix] = folder.raw(stored)
+    found = FORMATS[entry["format"]](entry, arrays)
     with context(f"{folder.folder}: tensor {name}"):
-        scale = arrays["row_scale"]
-        if not (np.isfinite(scale).all() and (scale >= 0).all()):
-            raise FormatError("row_scale holds a negative, infinite or NaN number")
-        size = (entry["shape"][0], entry["shape"][1])
-        if entry["format"] == "int8":
-            return PackedInt8(size, arrays["int8"], scale)
-        betas = arrays["betas"]
-        if not (np.isfinite(betas).all() and betas[0] > 0 and (np.diff(betas) > 0).all()):
-            raise FormatError(f"betas are {betas}; they must be positive and increasing")
-        check_packed(arrays["digits"], entry["q"], "digit")
-        check_packed(arrays["scale_index"], entry["k"], "scale index")
-        rotation = Rotation(size[1], entry["seed"], entry["rotation"])
-        return PackedVoronoi(
-            size, entry["q"], betas, rotation, arrays["digits"], arrays["scale_index"], scale
-        )
+        found.check()
+    return found
 
 
 def checksum(data: Any) -> str:

@@ -2,8 +2,9 @@
 
 ``R = H D``: D flips signs (or nothing), H is the Hadamard transform. R is orthonormal, so a linear
 layer may keep ``W R^T`` and rotate its input: ``(W R^T)(R x) = W x``, and the Hessian of its input
-becomes ``R H R^T``. Without a Hadamard matrix of size n, H is block-diagonal with the largest block
-that divides n, and `Rotation.describe` says so.
+becomes ``R H R^T``. H is block-diagonal where a block size is chosen, so that entries which share a
+scale mix among themselves only, and where there is no Hadamard matrix of size n: then with the
+largest block that divides n. `Rotation.describe` says which.
 
 Signs come from splitmix64, written out here because files on disk depend on them: entry i is minus
 when the top bit of its i-th output for the seed is set.
@@ -68,6 +69,9 @@ class Rotation:
         Flip random signs first; None, the default, flips none.
     kind : {"hadamard", "none"}
         "none" is the identity.
+    block : int, optional
+        Size of the diagonal blocks of H; the largest that there is by default. That size, given in
+        so many words, is kept as None: it is the same rotation.
 
     Raises
     ------
@@ -82,11 +86,16 @@ class Rotation:
     True
     >>> Rotation(92).describe()
     'block-diagonal Hadamard: 23 blocks of 4 (there is no Hadamard matrix of size 92 here)'
+    >>> Rotation(576, block=32).describe()
+    'block-diagonal Hadamard: 18 blocks of 32'
+    >>> Rotation(576, block=576) == Rotation(576)
+    True
     """
 
     n: int
     seed: int | None = None
     kind: Literal["hadamard", "none"] = "hadamard"
+    block: int | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -97,16 +106,29 @@ class Rotation:
             raise InputError(f"rotation seed {self.seed}: it must be between 0 and 2^64 - 1")
         if self.seed is not None and self.kind == "none":
             raise InputError("rotation 'none' takes no seed: leave it out or use 'hadamard'")
+        if self.block is not None:
+            self._check_block(self.block)
+            if self.block == largest_block(self.n):
+                object.__setattr__(self, "block", None)
+
+    def _check_block(self, block: int) -> None:
+        if self.kind == "none":
+            raise InputError("rotation 'none' takes no block: leave it out or use 'hadamard'")
+        if block < 1 or self.n % block or largest_block(block) != block:
+            sizes = [b for b in range(1, self.n + 1) if self.n % b == 0 and largest_block(b) == b]
+            raise InputError(
+                f"rotation block {block}: for {self.n} coordinates it must be one of {sizes}"
+            )
 
     @property
-    def block(self) -> int:
-        """Size of the blocks that are mixed: n unless no Hadamard matrix of size n is built."""
-        return 1 if self.kind == "none" else largest_block(self.n)
+    def block_size(self) -> int:
+        """Size of the blocks that are mixed: n for a full rotation, 1 for none."""
+        return 1 if self.kind == "none" else self.block or largest_block(self.n)
 
     @property
     def blocks(self) -> int:
         """Number of blocks: 1 for a full rotation."""
-        return self.n // self.block
+        return self.n // self.block_size
 
     def describe(self) -> str:
         """Say in one line what is applied, and when it is less than a full rotation."""
@@ -116,10 +138,9 @@ class Rotation:
             m, k = hadamard_factors(self.n) or (1, 0)
             text = f"Hadamard {self.n}" + (f" = {m} x {2**k}" if m > 1 else "")
         else:
-            text = (
-                f"block-diagonal Hadamard: {self.blocks} blocks of {self.block} "
-                f"(there is no Hadamard matrix of size {self.n} here)"
-            )
+            text = f"block-diagonal Hadamard: {self.blocks} blocks of {self.block_size}"
+            if self.block is None:
+                text += f" (there is no Hadamard matrix of size {self.n} here)"
         return text if self.seed is None else f"{text}, random signs of seed {self.seed}"
 
     def apply(self, x: NDArray[Float]) -> NDArray[Float]:
@@ -172,7 +193,7 @@ class Rotation:
         if self.kind == "none":
             return np.eye(self.n)
         signs = np.ones(self.n) if self.seed is None else random_signs(self.n, self.seed)
-        return np.asarray(np.kron(np.eye(self.blocks), hadamard_matrix(self.block)) * signs)
+        return np.asarray(np.kron(np.eye(self.blocks), hadamard_matrix(self.block_size)) * signs)
 
     def _check(self, x: NDArray[Float]) -> None:
         if x.ndim == 0 or x.shape[-1] != self.n:
@@ -182,4 +203,4 @@ class Rotation:
         return random_signs(self.n, self.seed or 0).astype(x.dtype, copy=False)
 
     def _in_blocks(self, x: NDArray[Float]) -> NDArray[Float]:
-        return x if self.blocks == 1 else x.reshape(*x.shape[:-1], self.blocks, self.block)
+        return x if self.blocks == 1 else x.reshape(*x.shape[:-1], self.blocks, self.block_size)

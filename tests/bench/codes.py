@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latticeq.codes.voronoi import VoronoiCode, decode_doubled
+from latticeq.codes.nested import NestedCode
 from latticeq.codes.words import word_tables
 from latticeq.jit import set_threads
 from latticeq.lattices import e8
-from latticeq.linear.nest_kernels import dequantize_groups, multiply_row
+from latticeq.linear.cell_kernels import CELLS
 from latticeq.quantizers.betas import tuned_betas
 from latticeq.storage.bits import pack_digits, pack_scale_index
 
@@ -43,13 +43,16 @@ def main() -> None:
     wide = blocks.astype(np.float64)
     measure("E8 closest point, float32", lambda: e8.closest_point(blocks))
     measure("E8 closest point, float64", lambda: e8.closest_point(wide))
-    opt = VoronoiCode(16, tuned_betas(16, 4))
-    first = VoronoiCode(16, opt.betas, "first")
-    measure("encode q=16 k=4, Opt-beta, overload-aware", lambda: opt.encode(blocks))
-    measure("encode q=16 k=4, First-beta", lambda: first.encode(blocks))
+    for cell, k in (("nestquantm", 4), ("cubic", 4), ("cubic", 8), ("d8", 8), ("voronoi", 4)):
+        code = NestedCode(16, tuned_betas(16, k, cell), cell)
+        name = f"q=16 k={k} {cell}"
+        measure(f"encode {name}, Opt-beta", lambda code=code: code.encode(blocks))  # type: ignore[misc]
+    opt = code
+    first = NestedCode(16, opt.betas, selection="first")
+    measure("encode q=16 k=4 voronoi, First-beta", lambda: first.encode(blocks))
 
     digits, index = opt.encode(blocks)
-    measure("decode digits to int8 points", lambda: decode_doubled(digits, 16))
+    measure("decode digits to int8 points, voronoi", lambda: opt.points(digits))
     rows, columns = 256, 8 * BLOCKS // 256
     packed = pack_digits(digits.reshape(rows, -1, 8), 16)
     words = packed.view("<i4")[..., 0]
@@ -60,7 +63,9 @@ def main() -> None:
     tables = word_tables(16)
     measure(
         "decode packed bytes to float32",
-        lambda: dequantize_groups(words, scales, 2, betas, ones, 16, tables, 0, out),
+        lambda: CELLS["voronoi"].dequantize_groups(
+            words, scales, 2, betas, ones, 16, tables, 0, out
+        ),
     )
     kept = (words, scales, betas, ones)
     plan = np.array([[*(array.ctypes.data for array in kept), 2, rows // 16]], np.int64)
@@ -68,7 +73,7 @@ def main() -> None:
     y = np.empty(rows, np.float32)
     measure(
         "decode packed bytes and multiply (int8 dots)",
-        lambda: multiply_row(plan, 16, tables, pairs, np.float32(1), y),
+        lambda: CELLS["voronoi"].multiply_row(plan, 16, tables, pairs, np.float32(1), y),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from latticeq.cli import demo
 from latticeq.errors import LatticeqError
-from latticeq.model.plan import Options
+from latticeq.model.options import Options
 from tests.tiny_model import byte_config, latticeq, write_byte_model
 
 

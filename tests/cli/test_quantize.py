@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from latticeq.cli.main import _parser
 from latticeq.model import quantize as library
 from latticeq.model.gguf_import import import_gguf
 from latticeq.model.loader import load
-from latticeq.model.plan import Options
+from latticeq.model.options import Options
 from latticeq.model.source import _all_finite
 from latticeq.storage.safetensors import SafetensorsWriter
 from tests.tiny_gguf import write_tiny_model
@@ -111,7 +112,7 @@ def test_resume_goes_on_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(library, "_quantize_block", interrupted_at(1))
+        patch.setattr(library, "quantize_block", interrupted_at(1))
         done = latticeq("quantize", source, out, *words)
     assert done.code == 130
     assert "with --resume to go on" in done.err
@@ -126,30 +127,30 @@ def test_resume_goes_on_to_the_same_bytes(
     assert "was started with options" in done.err
 
     with monkeypatch.context() as patch:
-        patch.setattr(library, "_quantize_block", only_block(1))
+        patch.setattr(library, "quantize_block", only_block(1))
         done = latticeq("quantize", source, out, *words, "--resume")
     assert done.code == 0, done.err
     assert listing(tmp_path) == sorted(["out", *(f"out/{path.name}" for path in packed.iterdir())])
     assert (out / "model.safetensors").read_bytes() == (packed / "model.safetensors").read_bytes()
 
 
-def interrupted_at(stop: int) -> Callable[..., None]:
-    original = library._quantize_block
+def interrupted_at(stop: int) -> Callable[..., Any]:
+    original = library.quantize_block
 
-    def quantize_block(job: object, weights: object, index: int, *rest: object) -> None:
+    def quantize_block(index: int, *rest: Any) -> Any:
         if index == stop:
             raise KeyboardInterrupt
-        original(job, weights, index, *rest)  # type: ignore[arg-type]
+        return original(index, *rest)
 
     return quantize_block
 
 
-def only_block(wanted: int) -> Callable[..., None]:
-    original = library._quantize_block
+def only_block(wanted: int) -> Callable[..., Any]:
+    original = library.quantize_block
 
-    def quantize_block(job: object, weights: object, index: int, *rest: object) -> None:
+    def quantize_block(index: int, *rest: Any) -> Any:
         assert index == wanted
-        original(job, weights, index, *rest)  # type: ignore[arg-type]
+        return original(index, *rest)
 
     return quantize_block
 
@@ -167,7 +168,7 @@ def test_a_gguf_file_is_quantized_like_its_folder(
     assert listing(tmp_path) == before
 
     with monkeypatch.context() as patch:
-        patch.setattr(library, "_quantize_block", interrupted_at(1))
+        patch.setattr(library, "quantize_block", interrupted_at(1))
         assert latticeq("quantize", source, tmp_path / "out", *words).code == 130
     kept = [path.name for path in tmp_path.iterdir() if path.name.startswith(".out.float32-")]
     assert len(kept) == 1
@@ -295,7 +296,7 @@ BROKEN: list[tuple[Callable[[Path], None], int, str]] = [
     (weights_edited(lambda w: np.put(w[NORM], 3, np.nan)), 1, f"tensor {NORM} holds NaN"),
     (config_changed(architectures=["GPT2LMHeadModel"]), 2, "GPT2LMHeadModel"),
     (config_changed(quantization_config={"quant_method": "gptq"}), 1, "gptq"),
-    (odd_columns, 2, "blocks of 8 need a multiple of 8"),
+    (odd_columns, 2, "needs a multiple of 8"),
 ]
 
 
@@ -330,7 +331,7 @@ def test_bfloat16_that_is_no_number_is_seen() -> None:
         (["--q", "99"], "q = 99"),
         (["--k", "0"], "k is 0"),
         (["--method", "pvq"], "invalid choice: 'pvq'"),
-        (["--regime", "w+kv"], "invalid choice: 'w+kv'"),
+        (["--regime", "w+k"], "invalid choice: 'w+k'"),
         (["--betas", "3,x"], "'3,x' is neither 'tuned'"),
         (["--betas", "3,4"], "2 betas were given for k = 4"),
         (["--damping", "-1"], "damping is -1.0"),

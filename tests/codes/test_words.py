@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from latticeq.codes import words as module
-from latticeq.codes.voronoi import decode_doubled
+from latticeq.codes.nested import NestedCode
 from latticeq.codes.words import decode_words_lanes, word_tables
 from latticeq.jit import IS_JIT, kernel
 from latticeq.lattices import e8
@@ -50,13 +50,13 @@ def decoded(request: pytest.FixtureRequest) -> Iterator[Decoder]:
 @pytest.mark.parametrize("q", range(2, 17))
 def test_random_codewords(decoded: Decoder, q: int, rng: np.random.Generator) -> None:
     digits = rng.integers(0, q, (20_000 if IS_JIT else 64, 8), dtype=np.uint8)
-    assert np.array_equal(decoded(digits, q), decode_doubled(digits, q))
+    assert np.array_equal(decoded(digits, q), NestedCode(q, (1.0,)).points(digits))
 
 
 @pytest.mark.parametrize("q", [2, 3])
 def test_every_codeword_of_a_small_code(decoded: Decoder, q: int) -> None:
     digits = np.array([*np.ndindex(*[q] * 8)], np.uint8)[:: 1 if IS_JIT else 16]
-    assert np.array_equal(decoded(digits, q), decode_doubled(digits, q))
+    assert np.array_equal(decoded(digits, q), NestedCode(q, (1.0,)).points(digits))
 
 
 @pytest.mark.parametrize("q", range(2, 17))

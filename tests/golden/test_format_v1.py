@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latticeq.codes.voronoi import decode_doubled
+from latticeq.codes.nested import NestedCode
 from latticeq.storage.bits import (
     pack_digits,
     pack_int8,
@@ -38,14 +38,14 @@ def test_voronoi_codewords(vector: dict[str, Any]) -> None:
     packed = pack_scale_index(scale_index, k)
     assert packed.tobytes().hex() == vector["packed_scale_index"]
     assert np.array_equal(unpack_scale_index(packed, k, 3), scale_index)
-    doubled = decode_doubled(digits.reshape(-1, 8), q)
+    doubled = NestedCode(q, (1.0,)).points(digits.reshape(-1, 8))
     assert doubled.reshape(3, 2, 8).tolist() == vector["doubled"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["ties"], ids=lambda v: f"q={v['q']}")
 def test_ties(vector: dict[str, Any]) -> None:
     digits = np.array(vector["digits"], np.uint8)
-    assert decode_doubled(digits, vector["q"]).tolist() == vector["doubled"]
+    assert NestedCode(vector["q"], (1.0,)).points(digits).tolist() == vector["doubled"]
 
 
 def test_int8_rows() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from latticeq.model.config import LlamaConfig
 from latticeq.model.estimate import Speeds, estimate, measure_speeds
-from latticeq.model.plan import Options, PlannedTensor
+from latticeq.model.options import Options
+from latticeq.model.plan import PlannedTensor
 from tests.tiny_llama import CONFIGS, tensor_shapes
 
 CONFIG = LlamaConfig.from_dict(CONFIGS["llama"])
@@ -16,7 +17,7 @@ PLANNED = [
     if len(shape) == 2
 ]
 OPTIONS = Options(calibration_tokens=4096, calibration_context=256)
-SPEEDS = Speeds(float32=1e9, float64=1e9, encoded=1e6)
+SPEEDS = Speeds(float32=1e9, moment=1e9, float64=1e9, encoded=1e6)
 
 
 def test_a_machine_of_twice_the_speed_takes_half_the_time() -> None:
@@ -32,7 +33,9 @@ def test_more_work_costs_more() -> None:
     usual = estimate(CONFIG, PLANNED, OPTIONS, SPEEDS)
     longer = estimate(CONFIG, PLANNED, replace(OPTIONS, calibration_tokens=8192), SPEEDS)
     assert longer.seconds > usual.seconds
-    assert longer.memory_bytes - usual.memory_bytes == 4 * 4096 * CONFIG.hidden_size
+    # Two streams keep the residual stream and the widest input, as it was and as it is.
+    width, wide = CONFIG.hidden_size, CONFIG.intermediate_size
+    assert longer.memory_bytes - usual.memory_bytes == 2 * 4 * 4096 * (width + 2 * wide)
     plain = estimate(CONFIG, PLANNED, replace(OPTIONS, feedback="none"), SPEEDS)
     assert plain.seconds < usual.seconds
     assert plain.memory_bytes < usual.memory_bytes

@@ -10,6 +10,8 @@ import reference.llama
 from latticeq.errors import InputError
 from latticeq.jit import IS_JIT
 from latticeq.model import attention, llama
+from latticeq.model.calibrate import STAGES, Stream
+from latticeq.model.kv.cache import FloatCache
 from latticeq.model.loader import Weights, load, load_block, load_config, load_embedding
 from tests.tiny_llama import CONFIGS, checksum, random_ids, random_weights, write_folder
 
@@ -114,31 +116,31 @@ def test_a_cleared_cache_forgets(model):
     np.testing.assert_array_equal(model.prefill(ids, cache), first)
 
 
-def test_blocks_run_alone_and_show_the_inputs_of_linears(tmp_path):
+def test_blocks_run_alone_stage_by_stage(tmp_path):
     config = CONFIGS["biased"]
     weights = random_weights(config)
     folder = write_folder(tmp_path, config, weights)
     checked = Weights(folder, load_config(folder))
-    ids = random_ids(config, 6)
-    seen = []
-    x = load_embedding(checked).rows(ids)
-    embedded = x.copy()
+    embedded = load_embedding(checked).rows(random_ids(config, 6))
     block = load_block(checked, 0)
-    y = block.run(x, lambda name, given: seen.append((name, given.copy())))
-    np.testing.assert_array_equal(x, embedded)  # the input is left alone
+    stream = Stream(checked.config, [embedded.copy()])
+    cache = FloatCache(checked.config, 6, layers=1)
+    seen = []
+    for stage in range(len(STAGES)):
+        stream.advance(block, stage, cache)
+        seen += stream.inputs
+    stream.advance(block, len(STAGES), cache)
+    assert [given.shape for given in seen] == [(6, 48), (6, 48), (6, 48), (6, 80)]
     expected = reference.llama.block(embedded.astype(np.float64), weights, "model.layers.0", config)
-    assert_close(y, expected)
-    names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
-    assert [name for name, _ in seen] == names
-    assert [given.shape for _, given in seen] == [(6, 48), (6, 48), (6, 48), (6, 80)]
+    assert_close(stream.hidden[0], expected)
     norm = reference.llama.rms_norm(
         embedded, weights["model.layers.0.input_layernorm.weight"], config["rms_norm_eps"]
     )
-    assert_close(seen[0][1], norm)
+    assert_close(seen[0], norm)
     # Attention's share is what o_proj made of its input, and down_proj made the rest.
-    middle = embedded + block.linears["self_attn.o_proj"](seen[1][1])
-    last = middle + block.linears["mlp.down_proj"](seen[3][1])
-    assert_close(last, y)
+    middle = embedded + block.linears["self_attn.o_proj"](seen[1])
+    last = middle + block.linears["mlp.down_proj"](seen[3])
+    assert_close(last, stream.hidden[0])
 
 
 def test_sizes_are_counted_once(tiny):

@@ -26,9 +26,11 @@ CPUS = {
 KERNEL_TESTS = (
     "tests/lattices",
     "tests/codes",
+    "tests/linear/test_matmul.py",
     "tests/linear/test_packed.py",
     "tests/quantizers/test_nestquant.py",
     "tests/storage/test_bits.py",
+    "tests/storage/test_formats.py",
     "tests/golden/test_format_v1.py",
 )
 

@@ -152,6 +152,10 @@ def bytes_in_lanes(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store(i, 240, dot_wide_bytes(a, a, b))
     store(i, 256, dot_wide_bytes(b, filled(-1, a), filled(-0x7F7F7F80, a)))
     store(i, 272, dot_wide_bytes(b, filled(-1, a), filled(0x7F7F7F7F, a)))
+    many = load_blocks(ints, 32)
+    store_blocks(i, 384, dot_bytes(many, a & 0x7F7F7F7F, many))
+    store_blocks(i, 512, dot_wide_bytes(many, a, many))
+    store_blocks(i, 640, dot_wide_bytes(many, many, b))
 
 
 def memory(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:

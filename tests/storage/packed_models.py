@@ -8,39 +8,100 @@ from typing import Any
 
 import numpy as np
 
-from latticeq.quantizers.nestquant import NestQuant, NestTensor
-from latticeq.quantizers.scalar import Int8
+from latticeq.codes.nested import NestedCode
+from latticeq.quantizers.grid_tensor import GridTensor
+from latticeq.quantizers.nestquant import NestTensor
 from latticeq.storage.assemble import write_checkpoint
-from latticeq.storage.checkpoint import PackedInt8, PackedVoronoi, describe, pack
+from latticeq.storage.checkpoint import describe, pack
 from latticeq.storage.safetensors import SafetensorsWriter, TensorFolder
+from latticeq.transforms.rotation import Rotation
 
 DTYPES = {"uint8": "U8", "float16": "F16", "float32": "F32"}
 
+FLOAT_SCALES = {"mxfp4": (100, 150), "nvfp4": (0, 127)}
+"""Codes of the scales that are small floats, from and below."""
+
+
+def random_digits(
+    rng: np.random.Generator, shape: tuple[int, ...], q: int, cell: str
+) -> np.ndarray:
+    """Return digits of codewords, (..., 8), every codeword as likely."""
+    digits = rng.integers(0, q, (*shape, 8), dtype=np.uint8)
+    if cell == "d8":
+        low = digits & 1
+        parity = low[..., :4].sum(axis=-1, keepdims=True) & 1
+        digits[..., 4:] = (digits[..., 4:] & 0xFE) | (low[..., :4] ^ parity.astype(np.uint8))
+        digits[..., 0] += rng.integers(0, 2, shape, dtype=np.uint8) * np.uint8(q)
+    return digits
+
 
 def random_nest(
-    m: int, n: int, q: int, k: int, seed: int | None = None, rotate: str = "hadamard"
+    m: int,
+    n: int,
+    q: int,
+    k: int,
+    seed: int | None = None,
+    rotate: str = "hadamard",
+    cell: str = "voronoi",
+    packing: str = "digits",
 ) -> NestTensor:
-    """Quantize random rows of very different size; one of them is zero."""
+    """Return random codewords under scales of very different size; one row is zero."""
     rng = np.random.default_rng([m, n, q, k])
-    weights = rng.normal(size=(m, n)) * 2.0 ** rng.integers(-6, 6, (m, 1))
-    weights[m // 2] = 0
-    betas = tuple(np.geomspace(3.0, 6.5, k) / q) if k > 1 else (4.4 / q,)
-    return NestQuant(q, k, betas=betas, seed=seed, rotate=rotate).quantize(weights)
+    betas = tuple(
+        float(beta) for beta in np.geomspace(3.0, 6.5, k).astype(np.float32) / np.float32(q)
+    )
+    scale = (2.0 ** rng.uniform(-6, 6, m)).astype(np.float16)
+    scale[m // 2] = 0
+    return NestTensor(
+        (m, n),
+        NestedCode(q, betas, cell),
+        Rotation(n, seed, rotate),
+        random_digits(rng, (m, n // 8), q, cell),
+        rng.integers(0, k, (m, n // 8), dtype=np.uint8),
+        scale,
+        packing=packing,
+    )
 
 
-def packed_voronoi(tensor: NestTensor) -> PackedVoronoi:
-    """Pack a matrix as the storage layer would read it."""
-    arrays = pack(tensor)
-    return PackedVoronoi(
-        (tensor.shape[0], tensor.shape[1]), tensor.code.q, arrays["betas"], tensor.rotation,
-        arrays["digits"], arrays["scale_index"], arrays["row_scale"],
-    )  # fmt: skip
+def integer_nest(
+    rng: np.random.Generator, m: int, n: int, q: int, k: int, cell: str
+) -> tuple[NestTensor, np.ndarray]:
+    """Return codewords that stand for integers, and these; scales are 1 to k points."""
+    unit = NestedCode(q, (1.0,), cell).unit
+    code = NestedCode(q, tuple((i + 1) / unit for i in range(k)), cell)
+    digits = random_digits(rng, (m, n // 8), q, cell)
+    index = rng.integers(0, k, (m, n // 8), dtype=np.uint8)
+    points = code.points(digits.reshape(-1, 8)).reshape(digits.shape).astype(np.int64)
+    tensor = NestTensor((m, n), code, Rotation(n, None, "none"), digits, index, np.ones(m, "f2"))
+    return tensor, (points * (index + 1)[..., None]).reshape(m, n)
 
 
-def packed_int8(weights: np.ndarray) -> PackedInt8:
-    """Quantize and pack a matrix in int8."""
-    arrays = pack(Int8().quantize(weights))
-    return PackedInt8((len(weights), weights.shape[1]), arrays["int8"], arrays["row_scale"])
+def random_grid(
+    m: int,
+    n: int,
+    kind: str,
+    group: int,
+    symmetric: bool = True,
+    rotation: Rotation | None = None,
+) -> GridTensor:
+    """Return random codes under random scales; one row of float16 scales is zero."""
+    rng = np.random.default_rng([m, n, group])
+    size = (m, -(-n // group))
+    if kind in FLOAT_SCALES:
+        scales = rng.integers(*FLOAT_SCALES[kind], size, dtype=np.uint8)
+    else:
+        scales = (2.0 ** rng.uniform(-6, 6, size)).astype(np.float16)
+        scales[m // 2] = 0
+    return GridTensor(
+        (m, n),
+        kind,
+        group,
+        rotation or Rotation(n),
+        rng.integers(0, 16, (m, n), dtype=np.uint8),
+        scales,
+        None if symmetric else rng.normal(size=size).astype(np.float16),
+        np.float32(0.37) if kind == "nvfp4" else None,
+    )
 
 
 def write_parts(folder: Path, tensors: dict[str, np.ndarray]) -> TensorFolder:

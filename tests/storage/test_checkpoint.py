@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import pytest
 
 from latticeq.errors import FormatError, LatticeqError, VerificationError
 from latticeq.quantizers.scalar import Int8
-from latticeq.storage.bits import pack_digits, pack_scale_index
 from latticeq.storage.checkpoint import (
     CHECKSUMS,
-    PackedInt8,
-    PackedVoronoi,
+    FORMATS,
     describe,
     pack,
     quantization_config,
@@ -23,15 +20,36 @@ from latticeq.storage.checkpoint import (
     stored_shapes,
     verify,
 )
+from latticeq.storage.formats.base import rotation_of
+from latticeq.storage.formats.int8 import PackedInt8
 from latticeq.storage.safetensors import TensorFolder
-from tests.storage.packed_models import random_nest, write_checkpoint_of, write_parts
+from latticeq.transforms.rotation import Rotation
+from tests.storage.packed_models import (
+    random_grid,
+    random_nest,
+    write_checkpoint_of,
+)
 
 MATRICES = {
     "a.weight": random_nest(20, 24, 16, 4),
     "b.weight": random_nest(3, 16, 14, 3, seed=9),
     "c.weight": random_nest(17, 8, 63, 1, rotate="none"),
+    "e.weight": random_nest(20, 24, 14, 4, packing="radix"),
+    "f.weight": random_nest(20, 24, 9, 4, cell="nestquantm"),
+    "g.weight": random_nest(20, 24, 12, 8, cell="cubic", packing="radix"),
+    "h.weight": random_nest(20, 24, 14, 5, cell="d8"),
+    "i.weight": random_grid(20, 20, "int4", 20),
+    "j.weight": random_grid(20, 20, "int4", 8, symmetric=False),
+    "k.weight": random_grid(5, 65, "nf4", 64, rotation=Rotation(65, None, "none")),
+    "l.weight": random_grid(20, 64, "mxfp4", 32, rotation=Rotation(64, None, block=32)),
+    "m.weight": random_grid(17, 48, "nvfp4", 16, rotation=Rotation(48, 3, block=16)),
     "d.weight": Int8().quantize(np.random.default_rng(0).normal(size=(5, 12))),
 }
+"""One matrix of every format, with shapes that leave a row group and a word part empty."""
+
+
+def test_every_format_is_tried() -> None:
+    assert {describe(matrix)["format"] for matrix in MATRICES.values()} == set(FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +75,8 @@ def test_matrices_come_back(whole: Path) -> None:
             assert np.array_equal(again.dequantize(), matrix.dequantize())
             assert again.shape == matrix.shape
             assert describe(again) == describe(matrix) == entries[name]
-            assert again.row_scale.tobytes() == matrix.row_scale.tobytes()
+            for suffix, array in pack(again).items():
+                assert array.tobytes() == pack(matrix)[suffix].tobytes()
     assert isinstance(packed, PackedInt8)
 
 
@@ -163,37 +182,67 @@ def test_verify_names_what_is_missing_or_new(copy: Path) -> None:
         verify(copy)
 
 
-ENTRY = {"format": "voronoi", "shape": [20, 24], "q": 16, "k": 4, "rotation": "none", "seed": None}
+NEST = {"format": "voronoi", "shape": [20, 24], "q": 16, "k": 4, "rotation": "none", "seed": None}
+GRID = {"shape": [20, 64], "rotation": "none", "seed": None}
+INT4 = GRID | {"format": "int4", "group": 20, "symmetric": True}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("entry", "change", "message"),
     [
-        ({"format": "int3"}, "format"),
-        ({"shape": [20]}, "shape"),
-        ({"shape": [20, 25]}, "multiple of 8"),
-        ({"shape": [20, 2**40]}, "shape"),
-        ({"shape": [0, 24]}, "shape"),
-        ({"shape": [True, 24]}, "shape"),
-        ({"shape": "20x24"}, "shape"),
-        ({"q": 1}, "q is 1"),
-        ({"q": 64}, "q is 64"),
-        ({"q": 16.0}, "q is 16.0"),
-        ({"q": None}, "q is None"),
-        ({"k": 0}, "k is 0"),
-        ({"k": 17}, "k is 17"),
-        ({"rotation": "givens"}, "rotation is 'givens'"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**64}, "seed"),
-        ({"seed": 1}, "a seed is given for rotation 'none'"),
+        (NEST, {"format": "int3"}, "format"),
+        (NEST, {"format": ["voronoi"]}, "format"),
+        (NEST, {"shape": [20]}, "shape"),
+        (NEST, {"shape": [20, 25]}, "multiple of 8"),
+        (NEST, {"shape": [20, 2**40]}, "shape"),
+        (NEST, {"shape": [0, 24]}, "shape"),
+        (NEST, {"shape": [True, 24]}, "shape"),
+        (NEST, {"shape": "20x24"}, "shape"),
+        (NEST, {"q": 1}, "q is 1"),
+        (NEST, {"q": 64}, "q is 64"),
+        (NEST, {"q": 16.0}, "q is 16.0"),
+        (NEST, {"q": None}, "q is None"),
+        (NEST, {"k": 0}, "k is 0"),
+        (NEST, {"k": 17}, "k is 17"),
+        (NEST, {"rotation": "givens"}, "rotation is 'givens'"),
+        (NEST, {"rotation": ["none"]}, "rotation is"),
+        (NEST, {"seed": -1}, "seed is -1"),
+        (NEST, {"seed": 2**64}, "seed"),
+        (NEST, {"seed": 1}, "a seed is given for rotation 'none'"),
+        (NEST, {"block": 8}, "a block is given for rotation 'none'"),
+        (NEST, {"rotation": "hadamard", "block": 5}, "block is 5"),
+        (NEST, {"rotation": "hadamard", "block": 3}, "block is 3"),
+        (NEST, {"rotation": "hadamard", "block": 0}, "block is 0"),
+        (NEST, {"rotation": "hadamard", "block": 8.0}, "block is 8.0"),
+        (NEST, {"packing": "radix"}, "packing is 'radix' with q = 16"),
+        (NEST, {"packing": "radix", "q": 63}, "packing is 'radix' with q = 63"),
+        (NEST, {"packing": "digits"}, "packing is 'digits'"),
+        (NEST, {"packing": None}, "packing is None"),
+        (NEST, {"format": "cubic", "q": 15}, "q is 15; it must be even"),
+        (NEST, {"format": "d8", "q": 15}, "q is 15; it must be even"),
+        (NEST, {"format": "d8", "k": 9}, "k is 9; it must be from 1 to 8"),
+        (INT4, {"shape": [20, 0]}, "shape"),
+        (INT4, {"group": 0}, "group is 0"),
+        (INT4, {"group": 65}, "group is 65; it must be from 1 to 64"),
+        (INT4, {"group": None}, "group is None"),
+        (INT4, {"symmetric": 1}, "symmetric is 1"),
+        (INT4, {"symmetric": None}, "symmetric is None"),
+        (INT4, {"rotation": None}, "rotation is None"),
+        (GRID, {"format": "nf4"}, "group is None"),
+        (GRID, {"format": "mxfp4", "group": 16}, "group is 16; it must be 32"),
+        (GRID, {"format": "nvfp4", "group": 16.0}, "group is 16.0; it must be 16"),
+        (GRID, {"format": "mxfp4", "group": 32, "shape": [20, 48]}, "multiple of 32"),
+        (GRID, {"format": "nvfp4", "group": 16, "shape": [20, 56]}, "multiple of 16"),
     ],
 )
-def test_bad_entries_are_refused(change: dict[str, Any], message: str) -> None:
+def test_bad_entries_are_refused(
+    entry: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
     config = {
         "quantization_config": {
             "quant_method": "latticeq",
             "format_version": 1,
-            "tensors": {"w": ENTRY | change},
+            "tensors": {"w": entry | change},
         }
     }
     with pytest.raises(FormatError, match=rf"tensors\['w'\]: .*{message}"):
@@ -216,46 +265,6 @@ def test_other_configurations_are_refused(found: object, message: str) -> None:
         quantization_config({"quantization_config": found})
 
 
-def out_of_range_digits(arrays: dict[str, np.ndarray]) -> None:
-    arrays["w.digits"] = pack_digits(np.full((20, 3, 8), 15, np.uint8), 16)
-
-
-def out_of_range_index(arrays: dict[str, np.ndarray]) -> None:
-    arrays["w.scale_index"] = pack_scale_index(np.full((20, 3), 3, np.uint8), 4)
-
-
-def put(name: str, value: Any) -> Callable[[dict[str, np.ndarray]], None]:
-    def change(arrays: dict[str, np.ndarray]) -> None:
-        arrays[f"w.{name}"] = value
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda arrays: arrays.pop("w.digits"), r"w\.digits is missing"),
-        (lambda arrays: arrays.pop("w.betas"), r"w\.betas is missing"),
-        (put("row_scale", np.zeros(19, np.float16)), r"F16 \(19,\).*F16 \(20,\)"),
-        (put("row_scale", np.zeros(20, np.float32)), r"F32 \(20,\).*F16 \(20,\)"),
-        (put("row_scale", np.full(20, -1, np.float16)), "row_scale holds"),
-        (put("row_scale", np.full(20, np.nan, np.float16)), "row_scale holds"),
-        (put("row_scale", np.full(20, np.inf, np.float16)), "row_scale holds"),
-        (put("betas", np.array([1, 2, 2], np.float32)), "positive and increasing"),
-        (put("betas", np.array([0, 1, 2], np.float32)), "positive and increasing"),
-        (put("betas", np.array([1, 2, np.inf], np.float32)), "positive and increasing"),
-        (put("betas", np.array([1, np.nan, 2], np.float32)), "positive and increasing"),
-        (out_of_range_digits, "a digit is 15; it must be below 14"),
-        (out_of_range_index, "a scale index is 3; it must be below 3"),
-    ],
-)
-def test_bad_arrays_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, np.ndarray]], object], message: str
-) -> None:
-    matrix = random_nest(20, 24, 14, 3)
-    arrays = {f"w.{suffix}": array for suffix, array in pack(matrix).items()}
-    with write_parts(tmp_path / "good", arrays) as good:
-        assert isinstance(read_packed(good, "w", describe(matrix)), PackedVoronoi)
-    change(arrays)
-    with write_parts(tmp_path / "bad", arrays) as bad, pytest.raises(FormatError, match=message):
-        read_packed(bad, "w", describe(matrix))
+def test_a_missing_seed_means_none() -> None:
+    entry = {key: value for key, value in NEST.items() if key != "seed"}
+    assert rotation_of(entry) == Rotation(24, None, "none")

@@ -15,6 +15,8 @@ ROTATIONS = [
     Rotation(92, seed=2),
     Rotation(15),
     Rotation(12, kind="none"),
+    Rotation(96, seed=3, block=32),
+    Rotation(72, block=1),
 ]
 every_rotation = pytest.mark.parametrize("rotation", ROTATIONS, ids=Rotation.describe)
 
@@ -31,7 +33,7 @@ def test_matrix_is_orthonormal_and_is_what_is_applied(
     assert np.allclose(rotation.apply_transpose(x), x @ dense, atol=1e-13)
     h = rng.standard_normal((n, n))
     assert np.allclose(rotation.apply_both_sides(h), dense @ h @ dense.T, atol=1e-12)
-    assert rotation.blocks * rotation.block == n
+    assert rotation.blocks * rotation.block_size == n
 
 
 @every_rotation
@@ -63,6 +65,11 @@ def test_a_linear_layer_survives(rng: np.random.Generator) -> None:
             Rotation(184),
             "block-diagonal Hadamard: 23 blocks of 8 "
             "(there is no Hadamard matrix of size 184 here)",
+        ),
+        (Rotation(576, block=32), "block-diagonal Hadamard: 18 blocks of 32"),
+        (
+            Rotation(96, seed=3, block=16),
+            "block-diagonal Hadamard: 6 blocks of 16, random signs of seed 3",
         ),
         (Rotation(184, kind="none"), "no rotation"),
     ],
@@ -100,6 +107,23 @@ def test_rotations_are_values() -> None:
     assert Rotation(**dataclasses.asdict(Rotation(64, seed=1))) == Rotation(64, seed=1)
 
 
+def test_a_chosen_block_is_part_of_the_value_and_the_largest_one_needs_no_choice() -> None:
+    assert Rotation(64, block=16) != Rotation(64)
+    assert hash(Rotation(64, block=64)) == hash(Rotation(64))
+    assert Rotation(64, block=64) == Rotation(64)
+    assert Rotation(92, block=4) == Rotation(92)  # 4 is all that 92 allows
+    for rotation in ROTATIONS:
+        assert Rotation(**dataclasses.asdict(rotation)) == rotation
+
+
+def test_blocks_do_not_mix(rng: np.random.Generator) -> None:
+    x = np.zeros((1, 96))
+    x[:, 32:64] = rng.standard_normal(32)
+    rotated = Rotation(96, seed=3, block=32).apply(x)
+    assert not rotated[:, :32].any()
+    assert not rotated[:, 64:].any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,6 +131,10 @@ def test_rotations_are_values() -> None:
         ({"n": 4, "kind": "fourier"}, "'fourier' is unknown: use 'hadamard' or 'none'"),
         ({"n": 4, "seed": -1}, "between 0 and 2\\^64 - 1"),
         ({"n": 4, "seed": 1, "kind": "none"}, "takes no seed"),
+        ({"n": 4, "kind": "none", "block": 2}, "takes no block"),
+        ({"n": 92, "block": 3}, r"block 3: for 92 coordinates it must be one of \[1, 2, 4\]"),
+        ({"n": 92, "block": 23}, "block 23"),
+        ({"n": 8, "block": 0}, "block 0"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:

@@ -1,10 +1,10 @@
-"""The verb ``bench``: the keys of its contract, sane numbers, and refusals before any work."""
+"""``bench DIR``: the keys of its contract, sane numbers, and refusals before any work."""
 
 from pathlib import Path
 
 import pytest
 
-from latticeq.cli.bench import bytes_per_token
+from latticeq.cli.bench_model import bytes_per_token
 from latticeq.model.loader import load
 from tests.tiny_model import byte_config, latticeq, write_byte_model
 

@@ -1,0 +1,315 @@
+"""The report of ``latticeq bench accuracy``: tables and plots of figures that are on disk.
+
+Nothing is measured here, and no figure is written down here: sentences say how to read the tables,
+numbers come from the files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latticeq.cli.accuracy_grid import FLOAT, GRID, Row
+from latticeq.errors import FormatError
+
+__all__ = ["Comparison", "compare", "write_report"]
+
+Results = Mapping[str, Mapping[str, Any]]
+
+_HEADLINES = (
+    ("w-nest-qa-ldlq", "kv-nest-qa-ldlq", "a-nest"),
+    ("w-published-ldlq", "kv-published-ldlq", "a-published"),
+    ("w-int4-ldlq", "kv-int4-ldlq", "a-int4-ldlq"),
+    ("w-int4-g64-ldlq", None, "a-int4-g64-ldlq"),
+)
+_FORMS = {
+    "none": "no feedback",
+    "ldlq": "LDLQ",
+    "isotropic": "QA, isotropic",
+    "diagonal": "QA, diagonal",
+    "full": "QA, full",
+    "general": "QA, general",
+}
+_STEPS = (
+    ("a-nest-plain-none", "weights, cache and activations coded, no feedback"),
+    ("a-nest-plain-ldlq", "LDLQ"),
+    ("a-nest-plain-isotropic", "QA-LDLQ, isotropic, on the partly quantized model"),
+    ("a-nest-plain-general", "QA-LDLQ, general form, half a step"),
+    ("a-nest", "channels smoothed, keys centred"),
+)
+
+
+class Comparison:
+    """A row beside the float model, on the windows that both were measured on.
+
+    Attributes
+    ----------
+    windows : int
+    perplexity, gap : float
+        The gap is the difference of the two perplexities.
+    stderr : float
+        The paired standard error of the gap over windows: what the windows have in common cancels.
+    """
+
+    def __init__(self, losses: Sequence[float], wanted: Sequence[float]) -> None:
+        self.windows = min(len(losses), len(wanted))
+        pairs = list(zip(losses, wanted, strict=False))
+        mean, base = (sum(column) / self.windows for column in zip(*pairs, strict=True))
+        self.perplexity = math.exp(mean)
+        self.gap = self.perplexity - math.exp(base)
+        differences = [one - other for one, other in pairs]
+        shift = mean - base
+        variance = sum((d - shift) ** 2 for d in differences) / max(1, self.windows - 1)
+        self.stderr = self.perplexity * math.sqrt(variance / self.windows)
+
+
+def compare(results: Results, name: str, windows: int | None = None) -> Comparison:
+    """Return a row's perplexity beside the float model's, on the first windows or on all."""
+    own, wanted = (results[one]["perplexity"]["window_losses"][:windows] for one in (name, FLOAT))
+    return Comparison(own, wanted)
+
+
+def write_report(results: Results, path: Path, work: Path) -> None:
+    """Write the report, and its plots beside it.
+
+    Parameters
+    ----------
+    results : mapping
+        Figures by the names of rows.
+    path : Path
+        A Markdown file; replaced if it is there.
+    work : Path
+        Where ``distortion.json`` is, the output of ``latticeq bench distortion --json``, if the
+        report is to have it.
+
+    Raises
+    ------
+    FormatError
+        If the float model was not measured.
+    """
+    from latticeq.cli.accuracy_plot import draw_perplexity
+    from latticeq.cli.bench_plot import draw_distortion
+
+    if FLOAT not in results:
+        raise FormatError(f"{work} has no figures of {FLOAT}: measure that row first")
+    windows = _common_windows(results)
+    parts = [_introduction(results, windows), _headlines(results, windows)]
+    pictures = {
+        name: path.with_name(f"{path.stem}-{name}.svg") for name in ("perplexity", "distortion")
+    }
+    draw_perplexity(results, windows, pictures["perplexity"])
+    parts.append(f"![Perplexity lost against bits]({pictures['perplexity'].name})\n")
+    titles = {
+        "w": "Weights",
+        "w+kv": "Weights and cache",
+        "w+kv+a": "Weights, cache and activations",
+    }
+    parts += [_table_of(results, regime, title, windows) for regime, title in titles.items()]
+    parts += [_forms(results, windows), _steps(results, windows), _whole_text(results)]
+    distortion = work / "distortion.json"
+    if distortion.is_file():
+        found = json.loads(distortion.read_text("utf-8").splitlines()[-1])
+        draw_distortion(found["rows"], pictures["distortion"])
+        parts.append(_distortion(found, pictures["distortion"].name))
+    path.write_text("\n".join(part for part in parts if part), "utf-8")
+
+
+def _common_windows(results: Results) -> int:
+    return min(len(found["perplexity"]["window_losses"]) for found in results.values())
+
+
+def _lines(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _introduction(results: Results, windows: int) -> str:
+    base = results[FLOAT]
+    settings, versions = base["settings"], base["versions"]
+    machines = sorted({found["cpu"] for found in results.values()})
+    return f"""# Accuracy
+
+Every figure here is measured on packed bytes that were written to disk, verified and read back:
+weights, and where a regime codes them the cache of keys and values and the inputs of all linears.
+Token embeddings and the tied head are int8 in all rows but float32's.
+
+- text: `{settings["text"]}`, windows of {settings["context"]} tokens that do not overlap, the first
+  {windows} of them unless a table says otherwise; perplexity is the exponential of the mean over
+  all targets. The float32 model has {compare(results, FLOAT, windows).perplexity:.3f};
+- calibration: {settings["calibration_tokens"]} tokens of `{settings["calibration"].split()[0]}`;
+- the gap is what a row loses against float32, with its paired standard error over windows;
+- bits count every byte: digits, scales, scale indices, norms, padding;
+- share lost is the mean over all linears of the share of a layer's output that quantizing its
+  weights loses on the calibration text, under the metric of the row's feedback;
+- machines: {"; ".join(machines)}; Python {versions.get("python", "?")}, NumPy
+  {versions.get("numpy", "?")}, Numba {versions.get("numba", "?")}.
+
+```sh
+latticeq bench distortion --json > accuracy/distortion.json
+latticeq bench accuracy SRC --text test.txt --calibration valid.txt --windows {windows} --full \\
+  --work accuracy --report docs/accuracy.md
+```
+"""
+
+
+def _headlines(results: Results, windows: int) -> str:
+    rows = []
+    for names in _HEADLINES:
+        known = [name for name in names if name in results]
+        if not known:
+            continue
+        cells = [_gap_cell(results, name, windows) for name in names]
+        rows.append([results[str(known[0])]["label"], *cells])
+    heading = ("gap of perplexity", "weights", "and cache", "and activations")
+    return f"## In one table\n\n{_lines(heading, rows)}"
+
+
+def _gap_cell(results: Results, name: str | None, windows: int | None) -> str:
+    if name is None or name not in results:
+        return ""
+    found = compare(results, name, windows)
+    return f"{found.gap:.3f} ± {found.stderr:.3f}"
+
+
+def _bits(value: float) -> str:
+    return "32" if value == 32 else f"{value:.3f}"
+
+
+def _table_of(results: Results, regime: str, title: str, windows: int) -> str:
+    rows = []
+    for row in GRID:
+        if row.regime != regime or row.name not in results:
+            continue
+        found, beside = results[row.name], compare(results, row.name, windows)
+        loss = found["quantize"]["proxy_loss"]
+        rows.append(
+            (
+                row.label,
+                _feedback(row),
+                _bits(found["bits_per_weight"]),
+                _bits(found["cache_bits"]),
+                _bits(found["activation_bits"]),
+                f"{beside.perplexity:.3f}",
+                f"{beside.gap:.3f} ± {beside.stderr:.3f}",
+                "" if loss is None else f"{loss:.5f}",
+                f"{found['quantize']['seconds']:.0f}",
+                f"`{row.name}`",
+            )
+        )
+    heading = (
+        "method",
+        "feedback",
+        "bits W",
+        "bits KV",
+        "bits A",
+        "perplexity",
+        "gap",
+        "share lost",
+        "seconds",
+        "row",
+    )
+    return f"## {title}\n\n{_lines(heading, rows)}" if rows else ""
+
+
+def _feedback(row: Row) -> str:
+    feedback = str(row.options.get("feedback", "qa-ldlq"))
+    if feedback != "qa-ldlq":
+        return feedback
+    return f"qa-ldlq, {row.options.get('qa_form', 'general')}"
+
+
+def _forms(results: Results, windows: int) -> str:
+    keys = {
+        "nest-plain": "NestQuant q=16 k=4",
+        "mxfp4": "MXFP4",
+        "nvfp4": "NVFP4",
+        "int4": "int4 per row",
+    }
+    rows = []
+    for form, label in _FORMS.items():
+        cells = [_gap_cell(results, f"a-{key}-{form}", windows) for key in keys]
+        if any(cells):
+            rows.append((label, *cells))
+    if not rows:
+        return ""
+    return f"""## Does QA-LDLQ carry over to MXFP4 and NVFP4?
+
+Weights, cache and activations coded, neither smoothed nor centred; the gap of perplexity by what
+the feedback knows of the inputs. The first two rows take inputs for exact. The next three take the
+error of the activations' code for noise that is independent of them, measured on the partly
+quantized model. The last measures both moments beside the float model and takes half a step to
+their target.
+
+{_lines(("feedback", *keys.values()), rows)}"""
+
+
+def _steps(results: Results, windows: int) -> str:
+    rows, before = [], None
+    for name, label in _STEPS:
+        if name not in results:
+            continue
+        found = compare(results, name, windows)
+        gain = ""
+        if before is not None:
+            own, wanted = (
+                results[one]["perplexity"]["window_losses"][:windows] for one in (name, before)
+            )
+            step = Comparison(own, wanted)
+            gain = f"{step.gap:+.3f} ± {step.stderr:.3f}"
+        rows.append((label, f"{found.perplexity:.3f}", f"{found.gap:.3f}", gain))
+        before = name
+    if not rows:
+        return ""
+    heading = ("each with the ones before", "perplexity", "gap", "change, paired")
+    return f"## What each step gained, all coded with NestQuant q=16 k=4\n\n{_lines(heading, rows)}"
+
+
+def _whole_text(results: Results) -> str:
+    whole = len(results[FLOAT]["perplexity"]["window_losses"])
+    rows = []
+    for row in GRID:
+        found = results.get(row.name)
+        if found is None or len(found["perplexity"]["window_losses"]) < whole:
+            continue
+        beside = compare(results, row.name)
+        label = f"{row.label}, {row.regime or 'the model'}"
+        gap = "" if row.name == FLOAT else f"{beside.gap:.3f} ± {beside.stderr:.3f}"
+        half = found["perplexity"]["perplexity_second_half"]
+        stderr = found["perplexity"]["stderr"]
+        rows.append((label, f"{beside.perplexity:.3f} ± {stderr:.3f}", gap, f"{half:.3f}"))
+    if len(rows) < 2 or whole == _common_windows(results):
+        return ""
+    heading = ("method", "perplexity ± stderr", "gap, paired", "second half of windows")
+    return f"## The whole text: {whole} windows\n\n{_lines(heading, rows)}"
+
+
+def _distortion(found: Mapping[str, Any], picture: str) -> str:
+    rows = [
+        (
+            row["method"],
+            f"{row['bits_per_entry']:.3f}",
+            f"{row['mse']:.5f}",
+            f"{row['mse_ratio']:.2f}",
+            f"{row['product_error']:.5f}",
+            f"{row['product_ratio']:.3f}",
+        )
+        for row in found["rows"]
+    ]
+    heading = ("method", "bits R", "error", "over 2^(-2R)", "product error", "over Γ(R)")
+    return f"""## Distortion of Gaussian matrices
+
+Two {found["size"]} x {found["size"]} matrices of N(0, 1), quantized by each method and multiplied
+from their codes (`latticeq bench distortion`). No code of R bits has a ratio below 1. The product
+carries the errors of both operands, and Γ(R) = 2·2^(-2R) - 2^(-4R), so its ratio is nearly that of
+one matrix. A ratio of 1.5 is 1.8 dB. Of these 0.88 dB are the cells of E8: 0.65 of the 1.53 dB that
+rounder cells can gain over cubes. The Leech lattice, with 1.03 dB, would give a ratio of 1.38 here,
+and a trellis code of 1.3 dB one of 1.3. The other 0.9 dB are spent on being a fixed number of bits
+a block, in a union of few scales; a single fine scale under an entropy code would save most of it.
+
+{_lines(heading, rows)}
+![Distortion against rate]({picture})
+"""

@@ -1,0 +1,254 @@
+"""What ``latticeq bench accuracy`` measures: the perplexity that every method leaves of a model.
+
+Each row of the grid (`latticeq.cli.accuracy_grid`) is quantized into a checkpoint, verified, read
+back from disk and measured; its figures are kept as a file of their own, so that the same command
+goes on where it was stopped, and several may share the work (``--rows``). The report is written
+from those files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latticeq.cli import machine
+from latticeq.cli.accuracy_grid import FLOAT, GRID, QUICK, Row, chosen_rows
+from latticeq.cli.console import on_interrupt, say
+from latticeq.cli.env import versions
+from latticeq.cli.tables import duration
+from latticeq.errors import FormatError, InputError, context
+
+if TYPE_CHECKING:
+    from latticeq.model.llama import Llama
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "measure the perplexity that every method leaves of a model, and write the report"
+
+_ROW_S = 480  # a row that is calibrated takes about so long on two cores, for SmolLM2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("source", metavar="SRC", type=Path, help="a float model folder")
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        type=Path,
+        default=None,
+        help="what perplexity is measured on (default: the held-out part of the built-in text)",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE|builtin",
+        default="builtin",
+        help="what quantization is calibrated on (default: the built-in text)",
+    )
+    parser.add_argument("--calibration-tokens", metavar="N", type=int, default=32768)
+    parser.add_argument("--context", metavar="N", type=int, default=2048)
+    parser.add_argument(
+        "--windows",
+        metavar="N",
+        type=int,
+        default=10,
+        help="windows that every row is measured on (default %(default)s)",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="measure the headline rows on the whole text"
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="PATTERN,..",
+        type=lambda text: text.split(","),
+        default=["*"],
+        help="names of rows, with * and ?: commands with different rows can share a folder and run "
+        f"at once ({len(GRID)} rows; default all, which takes hours)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"only {', '.join(QUICK)}, on 2 windows: minutes"
+    )
+    parser.add_argument(
+        "--work",
+        metavar="DIR",
+        type=Path,
+        default=Path("accuracy"),
+        help="where figures are kept, and packed models meanwhile (default ./%(default)s)",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the packed models there, too")
+    parser.add_argument(
+        "--report",
+        metavar="FILE.md",
+        type=Path,
+        default=None,
+        help="write the report of all figures in the folder, with plots beside it (needs the extra "
+        "latticeq[plot])",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rows that are not measured yet, and write the report if asked to."""
+    from latticeq.cli.accuracy_report import write_report
+    from latticeq.cli.bench_plot import check_plot
+    from latticeq.cli.progress import compile_notice
+
+    rows = chosen_rows(list(QUICK) if args.quick else args.rows)
+    if args.quick:
+        args.windows = min(args.windows, 2)
+    if args.report is not None:
+        check_plot(args.report.with_suffix(".svg"))
+    settings = _settings(args)
+    folder = args.work / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [row for row in rows if not _is_done(folder, row, settings)]
+    on_interrupt(f"Figures are kept in {args.work}: run the same command to go on.")
+    if left:
+        compile_notice()
+        say(f"{len(left)} of {len(rows)} rows to measure, about {duration(_ROW_S * len(left))}")
+    for number, row in enumerate(left, start=1):
+        say(f"\n[{number} of {len(left)}] {row.name}: {row.label}")
+        _keep(folder / f"{row.name}.json", _measure(row, args, settings))
+    results = {row.name: _read(folder / f"{row.name}.json") for row in _measured(folder)}
+    if args.report is not None:
+        write_report(results, args.report, args.work)
+        say(f"report written to {args.report}")
+    return {"work": args.work, "rows": {row.name: results[row.name] for row in rows}}
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what two figures must share to be compared."""
+    from latticeq.model.source import weights_fingerprint
+    from latticeq.storage.checkpoint import checksum
+
+    calibration = str(args.calibration)
+    if calibration != "builtin":
+        with context("--calibration"):
+            calibration = Path(calibration).name + " " + checksum(_bytes(Path(calibration)))[:16]
+    return {
+        "source": weights_fingerprint(args.source)[:16],
+        "text": "builtin" if args.text is None else args.text.name,
+        "text_sha256": None if args.text is None else checksum(_bytes(args.text)),
+        "calibration": calibration,
+        "calibration_tokens": args.calibration_tokens,
+        "context": args.context,
+    }
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _measured(folder: Path) -> list[Row]:
+    return [row for row in GRID if (folder / f"{row.name}.json").is_file()]
+
+
+def _is_done(folder: Path, row: Row, settings: dict[str, Any]) -> bool:
+    path = folder / f"{row.name}.json"
+    if not path.is_file():
+        return False
+    found = _read(path)
+    for name, value in settings.items():
+        if name != "source" and found["settings"].get(name) != value:
+            raise InputError(
+                f"{path} was measured with {name} = {found['settings'].get(name)!r}; now it is "
+                f"{value!r}: choose another --work, or remove the file"
+            )
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with context(str(path)):
+        try:
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise FormatError(f"is no JSON: {error}; remove it") from error
+    return found
+
+
+def _keep(path: Path, figures: dict[str, Any]) -> None:
+    """Write a file that is whole or not there."""
+    fresh = path.with_suffix(".part")
+    fresh.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    fresh.replace(path)
+
+
+def _measure(row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    from latticeq.model.loader import load
+
+    figures: dict[str, Any] = {"label": row.label, "regime": row.regime, "settings": settings}
+    if row.name == FLOAT:
+        model = load(args.source)
+    else:
+        out = args.work / "models" / row.name
+        figures["quantize"] = _quantize(row, out, args)
+        model = load(out)
+    start = time.perf_counter()
+    figures["perplexity"] = _perplexity(model, row, args)
+    figures["perplexity_s"] = round(time.perf_counter() - start, 1)
+    figures |= _bits(model) | {"cpu": machine.cpu_name(), "versions": versions()}
+    say(f"perplexity {figures['perplexity']['perplexity']:.3f}")
+    if row.name != FLOAT and not args.keep:
+        del model  # its weights are mapped
+        shutil.rmtree(out)
+    return figures
+
+
+def _quantize(row: Row, out: Path, args: argparse.Namespace) -> dict[str, Any]:
+    from latticeq.cli.progress import QuantizeProgress
+    from latticeq.model.loader import load_config
+    from latticeq.model.quantize import quantize
+
+    if out.exists():  # measured no further than this before
+        shutil.rmtree(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with QuantizeProgress(load_config(args.source).num_hidden_layers, lines=False) as progress:
+        report = quantize(
+            args.source,
+            out,
+            calibration=args.calibration,
+            resume=True,
+            report=progress,
+            calibration_tokens=args.calibration_tokens,
+            calibration_context=args.context,
+            **row.options,
+        )
+    losses = [layer.proxy_loss for layer in report.layers if layer.proxy_loss is not None]
+    return {
+        "options": row.options,
+        "seconds": report.seconds,
+        "bits_per_weight": report.bits_per_weight,
+        "nbytes": report.nbytes,
+        "proxy_loss": sum(losses) / len(losses) if losses else None,
+        "relative_error": sum(layer.relative_error for layer in report.layers) / len(report.layers),
+    }
+
+
+def _perplexity(model: Llama, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    from latticeq.model.builtin_text import heldout_text
+    from latticeq.model.perplexity import perplexity
+
+    text = heldout_text() if args.text is None else args.text.read_text("utf-8")
+    windows = None if args.full and row.is_headline else args.windows
+    found = perplexity(model, text, context=args.context, windows=windows, progress=True)
+    return found.as_dict()
+
+
+def _bits(model: Llama) -> dict[str, Any]:
+    """Return the bits that weights, cache entries and activations take."""
+    cache = model.new_cache(1)
+    linears = [linear for block in model.blocks for linear in block.linears.values()]
+    codecs = [codec for codec in (getattr(f, "codec", None) for f in linears) if codec is not None]
+    numbers = sum(codec.n for codec in codecs)
+    coded = sum(codec.n * codec.bits_per_entry for codec in codecs)
+    return {
+        "bits_per_weight": model.bits_per_weight,
+        "cache_bits": cache.bits_per_entry,
+        "cache_nbytes_per_token": cache.nbytes_per_token,
+        "activation_bits": coded / numbers if codecs else 32.0,
+    }

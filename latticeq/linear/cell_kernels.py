@@ -1,0 +1,219 @@
+"""Kernels that multiply straight from packed codewords, sixteen rows a vector, one for each cell.
+
+Each step decodes sixteen codewords to bytes and takes their dot product with the same eight
+activations, so no sum across lanes is ever needed:
+
+    y_m = row_scale_m · a · Σ_blocks β_mb · unit · (v_mb · x_b)
+
+with v the integer points of the cell, x the activations in int8 and a their scale. The products of
+one block are exact integers, at most 8 · 2q · 127 in magnitude; one float32 rounding a block
+follows.
+
+Every cell has two kernels, `Cell.multiply_row` and `Cell.dequantize_groups`. They differ in how a
+word is decoded and by what its bytes are raised, nothing else: both are inlined, so a process
+compiles only the cells that it meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from latticeq.codes.cell_words import cubic_words_lanes, d8_words_lanes, fixed_words_lanes
+from latticeq.codes.words import decode_words_lanes
+from latticeq.jit import kernel, prange
+from latticeq.linear.nest_kernels import scale_index_at, table_rows
+from latticeq.simd import (
+    broadcast,
+    dot_bytes,
+    filled,
+    fused_multiply_add,
+    lane_index,
+    load,
+    load_floats_at,
+    load_ints_at,
+    lookup,
+    shift_right,
+    store,
+    to_float,
+)
+
+__all__ = ["CELLS", "Cell"]
+
+
+class Cell(NamedTuple):
+    """The kernels of one cell.
+
+    Parameters
+    ----------
+    multiply_row : callable
+        ``multiply_row(plan, q, tables, pairs, scale, y)`` multiplies one row of int8 activations by
+        several matrices. `plan`, (matrices, 6) int64, has for each matrix the addresses of its
+        words, (groups, N / 8, 16) int32; scale indices, (groups, N / 8, 2 * width) uint8; betas,
+        (16,) float32, each times the unit of points; row scales, (16 * groups,) float32; the width
+        of a scale index, 0 where words hold it; and the number of groups of this matrix and those
+        before it. `tables`, (4, 16) int32, are `latticeq.codes.words.word_tables`, read for the
+        cell "voronoi" only; `pairs`, (N / 8, 3) int32, are from `prepare_row`, and so is `scale`;
+        `y`, (16 * groups of all,) float32, is the output.
+    dequantize_groups : callable
+        ``dequantize_groups(words, scale_index, width, betas, row_scale, q, tables, first, out)``
+        decodes some row groups to float32, transposed: column j of `out`, (N, 16 n), holds row
+        16 * first + j of the matrix. Arrays are as above, one axis for groups before them.
+    """
+
+    multiply_row: Callable[..., None]
+    dequantize_groups: Callable[..., None]
+
+
+@kernel(inline=True)
+def _voronoi(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+    """Decode sixteen words: raised bytes of even and of odd coordinates, and scale indices."""
+    even, odd = decode_words_lanes(words, q, table_rows(tables))
+    return even, odd, scale_index_at(indices, width, words)
+
+
+@kernel(inline=True)
+def _nestquantm(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+    even, odd = fixed_words_lanes(words, q)
+    return even, odd, scale_index_at(indices, width, words)
+
+
+@kernel(inline=True)
+def _cubic(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+    even, odd = cubic_words_lanes(words)
+    return even, odd, scale_index_at(indices, width, words)
+
+
+@kernel(inline=True)
+def _d8(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+    return d8_words_lanes(words, q)
+
+
+@kernel(inline=True)
+def _multiply_group(
+    group: int, plan: Any, q: int, offset: int, tables: Any, pairs: Any, scale: float, y: Any,
+    codewords: Any,
+) -> None:  # fmt: skip
+    """Do the share of `Cell.multiply_row` that one row group is."""
+    matrix, mine, blocks = 0, group, len(pairs)
+    while plan[matrix, 5] <= group:
+        matrix, mine = matrix + 1, group - plan[matrix, 5]
+    width = plan[matrix, 4]
+    words = plan[matrix, 0] + 64 * blocks * mine
+    indices = plan[matrix, 1] + 2 * width * blocks * mine
+    table = load_floats_at(plan[matrix, 2])
+    total, lane = filled(0, table), lane_index(table)
+    for block in range(blocks):
+        even, odd, index = codewords(
+            load_ints_at(words + 64 * block), indices + 2 * width * block, width, q, tables
+        )
+        # The bytes are raised: the accumulator starts where that makes it right.
+        dot = broadcast(np.int32(-offset * pairs[block, 2]), lane)
+        dot = dot_bytes(dot, even, broadcast(pairs[block, 0], lane))
+        dot = dot_bytes(dot, odd, broadcast(pairs[block, 1], lane))
+        total = fused_multiply_add(lookup(table, index), to_float(dot), total)
+    row_scale = load_floats_at(plan[matrix, 3] + 64 * mine) * scale
+    store(y, 16 * group, total * row_scale)
+
+
+@kernel(inline=True)
+def _dequantize_group(
+    words: Any, indices: int, width: int, betas: Any, scale: Any, q: int, offset: int, tables: Any,
+    step: int, out: Any, codewords: Any,
+) -> None:  # fmt: skip
+    """Decode the words of one row group, (N / 8, 16), into columns 16 * step to 16 * step + 15."""
+    columns, table = out.shape[1], load(betas, 0)
+    for block in range(len(words)):
+        even, odd, index = codewords(
+            load(words, 16 * block), indices + 2 * width * block, width, q, tables
+        )
+        beta = scale * lookup(table, index)
+        at = 8 * block * columns + 16 * step
+        for i in range(4):
+            value = to_float((shift_right(even, 8 * i) & 255) - offset)
+            store(out, at + 2 * i * columns, value * beta)
+            value = to_float((shift_right(odd, 8 * i) & 255) - offset)
+            store(out, at + (2 * i + 1) * columns, value * beta)
+
+
+@kernel(parallel=True)
+def _multiply_voronoi(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    for group in prange(plan[-1, 5]):
+        _multiply_group(group, plan, q, 2 * q, tables, pairs, scale, y, _voronoi)
+
+
+@kernel(parallel=True)
+def _dequantize_voronoi(
+    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
+    first: int, out: Any,
+) -> None:  # fmt: skip
+    for step in prange(out.shape[1] // 16):
+        mine, indices = words[first + step], scale_index[first + step].ctypes.data
+        scale = load(row_scale, 16 * (first + step))
+        _dequantize_group(mine, indices, width, betas, scale, q, 2 * q, tables, step, out, _voronoi)
+
+
+@kernel(parallel=True)
+def _multiply_nestquantm(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    for group in prange(plan[-1, 5]):
+        _multiply_group(group, plan, q, 2 * q, tables, pairs, scale, y, _nestquantm)
+
+
+@kernel(parallel=True)
+def _dequantize_nestquantm(
+    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
+    first: int, out: Any,
+) -> None:  # fmt: skip
+    for step in prange(out.shape[1] // 16):
+        mine, indices = words[first + step], scale_index[first + step].ctypes.data
+        scale = load(row_scale, 16 * (first + step))
+        _dequantize_group(
+            mine, indices, width, betas, scale, q, 2 * q, tables, step, out, _nestquantm
+        )
+
+
+@kernel(parallel=True)
+def _multiply_cubic(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    for group in prange(plan[-1, 5]):
+        _multiply_group(group, plan, q, 2 * q - 1, tables, pairs, scale, y, _cubic)
+
+
+@kernel(parallel=True)
+def _dequantize_cubic(
+    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
+    first: int, out: Any,
+) -> None:  # fmt: skip
+    for step in prange(out.shape[1] // 16):
+        mine, indices = words[first + step], scale_index[first + step].ctypes.data
+        scale = load(row_scale, 16 * (first + step))
+        _dequantize_group(
+            mine, indices, width, betas, scale, q, 2 * q - 1, tables, step, out, _cubic
+        )
+
+
+@kernel(parallel=True)
+def _multiply_d8(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    for group in prange(plan[-1, 5]):
+        _multiply_group(group, plan, q, q, tables, pairs, scale, y, _d8)
+
+
+@kernel(parallel=True)
+def _dequantize_d8(
+    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
+    first: int, out: Any,
+) -> None:  # fmt: skip
+    for step in prange(out.shape[1] // 16):
+        mine, indices = words[first + step], scale_index[first + step].ctypes.data
+        scale = load(row_scale, 16 * (first + step))
+        _dequantize_group(mine, indices, width, betas, scale, q, q, tables, step, out, _d8)
+
+
+CELLS = {
+    "voronoi": Cell(_multiply_voronoi, _dequantize_voronoi),
+    "nestquantm": Cell(_multiply_nestquantm, _dequantize_nestquantm),
+    "cubic": Cell(_multiply_cubic, _dequantize_cubic),
+    "d8": Cell(_multiply_d8, _dequantize_d8),
+}
+"""The kernels by the name of the cell."""

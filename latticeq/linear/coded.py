@@ -1,0 +1,75 @@
+"""Linears whose input is coded too: rotated, coded token by token, and multiplied as decoded.
+
+    y = Ŵ x̂,      x̂ = decode(encode(R x))
+
+with R the rotation that the weights are stored in. What is multiplied is what the bytes of the code
+say, so that four bits an activation cost what they cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.errors import InputError
+from latticeq.linear.tiled import TiledLinear
+from latticeq.transforms.rotation import Rotation
+
+if TYPE_CHECKING:
+    from latticeq.quantizers.rows import RowCodec
+
+__all__ = ["CodedLinear", "coded_rows"]
+
+
+def coded_rows(x: NDArray[np.float32], rotation: Rotation, codec: RowCodec) -> NDArray[np.float32]:
+    """Return what a code makes of inputs, in the rotated basis: (T, N) -> (T, N) float32."""
+    return codec.decode(codec.encode(rotation.apply(np.ascontiguousarray(x))))
+
+
+class CodedLinear:
+    """A packed linear behind a code for its input.
+
+    Parameters
+    ----------
+    inner : TiledLinear
+        M x N.
+    codec : RowCodec
+        Of rows of N numbers.
+
+    Raises
+    ------
+    InputError
+        If the codec is for rows of another length.
+    """
+
+    def __init__(self, inner: TiledLinear, codec: RowCodec) -> None:
+        if codec.n != inner.in_features:
+            raise InputError(
+                f"inputs of {inner.in_features} numbers cannot be coded in rows of {codec.n}"
+            )
+        self.inner = inner
+        self.codec = codec
+        self.in_features, self.out_features = inner.in_features, inner.out_features
+        self.nbytes = inner.nbytes
+        self.dtype = inner.dtype
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Multiply: (T, N) float32 -> (T, M) float32."""
+        return self.apply_group([self], x)[0]
+
+    @staticmethod
+    def apply_group(
+        linears: Sequence[CodedLinear], x: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Multiply one input by several matrices, coding it once where they agree."""
+        first = linears[0]
+        if any(
+            linear.inner.rotation != first.inner.rotation or linear.codec != first.codec
+            for linear in linears
+        ):
+            return [linear(x) for linear in linears]
+        decoded = coded_rows(x, first.inner.rotation, first.codec)
+        return [linear.inner.multiply_rotated(decoded) for linear in linears]

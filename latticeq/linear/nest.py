@@ -1,0 +1,148 @@
+"""Nested codewords of every cell, multiplied straight from their words.
+
+One token is multiplied fused: activations are rotated, rounded to int8 under one scale and
+multiplied by codewords as they are decoded, so that a layer's packed bytes are read once and
+nothing else is. Many tokens are multiplied by tiles, activations in float32.
+
+Kernels read words of eight digits in four bits each, q from 9 to 16 as it is stored. Smaller q, and
+mixed radix, are widened to such words when the matrix is loaded; q over 16 is decoded by tiles for
+one token too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.codes.d8_fields import split_d8
+from latticeq.codes.words import word_tables
+from latticeq.linear.cell_kernels import CELLS
+from latticeq.linear.nest_kernels import prepare_row, scale_points, split_fields
+from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
+from latticeq.storage.bits import ROWS, bit_width, pack_digits, unpack_digits, unpack_scale_index
+from latticeq.storage.formats.nest import PackedNest
+from latticeq.transforms.hadamard import hadamard_codes
+from latticeq.transforms.rotation import Rotation
+
+__all__ = ["NestLinear"]
+
+WORD_Q = 16
+"""The largest q whose digits fit four bits."""
+
+
+class NestLinear(TiledLinear):
+    """A matrix M x N of packed codewords, of any cell.
+
+    Parameters
+    ----------
+    packed : PackedNest
+    bias : (M,) float32, optional
+    """
+
+    dtype = "nestquant"
+
+    def __init__(self, packed: PackedNest, bias: NDArray[np.float32] | None = None) -> None:
+        super().__init__(packed, bias)
+        code = packed.code
+        self._code = code
+        self._is_d8 = code.cell == "d8"
+        self._kernels = CELLS[code.cell]
+        self._kind = (code.cell, code.q, self.rotation)
+        self._betas = np.zeros(16, np.float32)
+        self._betas[: len(packed.betas)] = packed.betas * np.float32(code.unit)
+        self._row_scale = padded_scale(packed.row_scale)
+        self._index_width = 0 if self._is_d8 else bit_width(len(packed.betas))
+        indices = packed.arrays.get("scale_index", np.zeros((self._groups, 0), np.uint8))
+        self._scale_index = read_only(indices.reshape(self._groups, -1))
+        self._digits = read_only(packed.digit_bytes())
+        self._words = self._tables = None
+        if code.q <= WORD_Q:
+            self._words = read_only(_widened(self._digits).view("<i4")[..., 0])
+            self._tables = word_tables(code.q)
+        self._plan: tuple[list[Self], NDArray[np.int64], tuple[int, ...]] | None = None
+        self._sign_codes = None
+        if self.rotation == Rotation(self.in_features) and self.rotation.blocks == 1:
+            self._sign_codes = hadamard_codes(self.in_features)
+
+    @classmethod
+    def apply_group(
+        cls, linears: Sequence[Self], x: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Multiply one input by several matrices, rotating it once, in one parallel region."""
+        first = linears[0]
+        if len(x) != 1 or (first._words is None and len(linears) == 1):
+            return super().apply_group(linears, x)
+        for linear in linears:
+            linear._check(x)
+        if first._words is None or any(linear._kind != first._kind for linear in linears):
+            return [linear(x) for linear in linears]
+        ys = first._multiply_one(linears, x[0])
+        return [linear._finished(y) for linear, y in zip(linears, ys, strict=True)]
+
+    def _multiply_one(
+        self, linears: Sequence[Self], x: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Multiply one token by matrices of this one's kind."""
+        if self._sign_codes is None:  # not one plain Hadamard matrix: rotated outside the kernel
+            x = self.rotation.apply(x)
+        pairs = np.empty((self.in_features // 8, 3), np.int32)
+        scale = prepare_row(np.ascontiguousarray(x), self._sign_codes, pairs)
+        plan, starts = self._plan_of(linears)
+        y = np.empty(ROWS * plan[-1, -1], np.float32)
+        self._kernels.multiply_row(plan, self._code.q, self._tables, pairs, np.float32(scale), y)
+        return [
+            y[None, start : start + linear.out_features]
+            for start, linear in zip(starts, linears, strict=True)
+        ]
+
+    def _plan_of(self, linears: Sequence[Self]) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+        """Return what `multiply_row` needs to know of matrices, and where their outputs start."""
+        # Keeping the linears keeps the arrays alive whose addresses are in the plan.
+        if self._plan is None or self._plan[0] != list(linears):
+            ends = np.cumsum([linear._groups for linear in linears])
+            rows = [[*linear._addresses(), end] for linear, end in zip(linears, ends, strict=True)]
+            starts = tuple(int(ROWS * (e - f._groups)) for e, f in zip(ends, linears, strict=True))
+            self._plan = list(linears), np.array(rows, np.int64), starts
+        return self._plan[1:]
+
+    def _addresses(self) -> list[int]:
+        arrays = (self._words, self._scale_index, self._betas, self._row_scale)
+        return [*(array.ctypes.data for array in arrays if array is not None), self._index_width]
+
+    def _dequantize(self, first: int, out: NDArray[np.float32]) -> None:
+        if self._words is not None:
+            scales = (self._scale_index, self._index_width, self._betas, self._row_scale)
+            code = (self._code.q, self._tables)
+            self._kernels.dequantize_groups(self._words, *scales, *code, first, out)
+            return
+        part = slice(first, first + out.shape[1] // ROWS)
+        strings = self._digits[part]
+        digits = np.empty((*strings.shape[:3], 8), np.uint8)
+        split_fields(strings, digits)
+        if self._is_d8:
+            digits, index = split_d8(digits, self._code.q)
+        else:
+            index = self._index_of(part)
+        points = self._code.points(digits.reshape(-1, 8)).reshape(digits.shape)
+        rows = slice(ROWS * first, ROWS * first + out.shape[1])
+        scale = self._row_scale[rows].reshape(-1, 1, ROWS) * self._betas[index]
+        scale_points(points.view(np.uint8), scale, out)
+
+    def _index_of(self, part: slice) -> NDArray[np.uint8]:
+        """Return the scale indices of row groups, (n, N / 8, 16)."""
+        k, blocks = len(self._code.betas), self.in_features // 8
+        strings = self._scale_index[part]
+        strings = strings.reshape(len(strings), blocks, 2 * self._index_width)
+        index = unpack_scale_index(strings, k, ROWS * len(strings))
+        return np.ascontiguousarray(index.reshape(-1, ROWS, blocks).swapaxes(1, 2))
+
+
+def _widened(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return digits of at most four bits as fields of four: (G, N / 8, 16, w) -> (..., 4)."""
+    if digits.shape[3] == bit_width(WORD_Q):
+        return digits
+    q, rows = 2 ** digits.shape[3], ROWS * len(digits)
+    return pack_digits(unpack_digits(digits, q, rows), WORD_Q)

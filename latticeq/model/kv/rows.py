@@ -1,0 +1,102 @@
+"""A cache that keeps keys and values in the bytes of any row codec.
+
+Every head of every token is a row of its own. At attention time the rows of one kv head are decoded
+to float32, whatever they are needed for: a codec that is read in place has a cache of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticeq.model.attention import attend_heads
+from latticeq.model.config import LlamaConfig
+from latticeq.model.kv.basis import Bases, from_basis, to_basis
+from latticeq.model.kv.cache import KVCache
+from latticeq.model.kv.coding import KVCoding
+
+__all__ = ["PAGE", "RowCache"]
+
+PAGE = 256
+"""Positions by which a coded cache grows."""
+
+
+class RowCache(KVCache):
+    """Keys and values as rows of bytes.
+
+    Memory is a list of pages of 256 positions of all layers (fewer, where the context is shorter),
+    so that growth copies nothing, and memory not yet needed is not even asked for.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+    context : int
+    coding : KVCoding
+    layers : int, optional
+        As in `KVCache`, whose attributes and errors these are.
+
+    Raises
+    ------
+    InputError
+        If the coding does not fit the model.
+    """
+
+    def __init__(
+        self, config: LlamaConfig, context: int, coding: KVCoding, layers: int | None = None
+    ) -> None:
+        super().__init__(config, context, layers)
+        coding.check_shape(self.shape)
+        self.coding = coding
+        self._bases = Bases(coding, self.shape)
+        self._codecs = (coding.keys, coding.values)
+        self._page = min(PAGE, context)
+        self._pages: list[tuple[NDArray[np.uint8], ...]] = []  # keys, values: (L, G, page, bytes)
+
+    @property
+    def nbytes_per_token(self) -> int:
+        """Bytes that one more token takes over all layers."""
+        layers, kv_heads, _ = self.shape
+        return layers * kv_heads * sum(codec.row_nbytes for codec in self._codecs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages."""
+        return sum(part.nbytes for page in self._pages for part in page)
+
+    def attend(
+        self, layer: int, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Code keys and values, and attend to what the codes say; see `KVCache.attend`."""
+        self.check_room(len(k))
+        bases, seen = self._bases, self.length + len(k)
+        self._append(0, layer, to_basis(k, bases.keys[layer], bases.key_turn))
+        self._append(1, layer, to_basis(v, bases.values[layer], bases.value_turn))
+        turned = to_basis(np.ascontiguousarray(q), bases.queries[layer], bases.key_turn)
+
+        def read(g: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            return self._decoded(0, layer, g, seen).T, self._decoded(1, layer, g, seen)
+
+        mixed = attend_heads(turned, self.shape[1], read, self.length).reshape(q.shape)
+        outputs: NDArray[np.float32] = from_basis(mixed, bases.outputs[layer], bases.back)
+        return outputs.reshape(len(q), -1)
+
+    def _append(self, kind: int, layer: int, rows: NDArray[np.float32]) -> None:
+        n_tokens, kv_heads, width = rows.shape
+        layers = self.shape[0]
+        while len(self._pages) * self._page < self.length + n_tokens:
+            shapes = [(layers, kv_heads, self._page, codec.row_nbytes) for codec in self._codecs]
+            self._pages.append(tuple(np.zeros(shape, np.uint8) for shape in shapes))
+        coded = self._codecs[kind].encode(rows.reshape(-1, width)).reshape(n_tokens, kv_heads, -1)
+        done = 0
+        while done < n_tokens:
+            page, place = divmod(self.length + done, self._page)
+            count = min(n_tokens - done, self._page - place)
+            target = self._pages[page][kind][layer, :, place : place + count]  # (G, count, bytes)
+            target[:] = coded[done : done + count].transpose(1, 0, 2)
+            done += count
+
+    def _decoded(self, kind: int, layer: int, g: int, seen: int) -> NDArray[np.float32]:
+        """Return the first rows of one kv head: (S, K)."""
+        pages = self._pages[: -(-seen // self._page)]
+        rows = np.concatenate([page[kind][layer, g] for page in pages])[:seen]
+        return self._codecs[kind].decode(rows)
