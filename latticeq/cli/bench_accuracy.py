@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from latticeq.cli import machine
 from latticeq.cli.accuracy_grid import FLOAT, GRID, QUICK, Row, chosen_rows
 from latticeq.cli.console import on_interrupt, say
+from latticeq.cli.contents import read_config, run_bits
 from latticeq.cli.env import versions
 from latticeq.cli.tables import duration
 from latticeq.errors import FormatError, InputError, context
@@ -182,20 +183,20 @@ def _measure(row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> di
     from latticeq.model.loader import load
 
     figures: dict[str, Any] = {"label": row.label, "regime": row.regime, "settings": settings}
-    if row.name == FLOAT:
-        model = load(args.source)
-    else:
-        out = args.work / "models" / row.name
-        figures["quantize"] = _quantize(row, out, args)
-        model = load(out)
+    folder = args.source
+    if row.name != FLOAT:
+        folder = args.work / "models" / row.name
+        figures["quantize"] = _quantize(row, folder, args)
+    model = load(folder)
     start = time.perf_counter()
     figures["perplexity"] = _perplexity(model, row, args)
     figures["perplexity_s"] = round(time.perf_counter() - start, 1)
-    figures |= _bits(model) | {"cpu": machine.cpu_name(), "versions": versions()}
+    figures |= {"bits_per_weight": model.bits_per_weight, **run_bits(read_config(folder))}
+    figures |= {"cpu": machine.cpu_name(), "versions": versions()}
     say(f"perplexity {figures['perplexity']['perplexity']:.3f}")
     if row.name != FLOAT and not args.keep:
         del model  # its weights are mapped
-        shutil.rmtree(out)
+        shutil.rmtree(folder)
     return figures
 
 
@@ -237,18 +238,3 @@ def _perplexity(model: Llama, row: Row, args: argparse.Namespace) -> dict[str, A
     windows = None if args.full and row.is_headline else args.windows
     found = perplexity(model, text, context=args.context, windows=windows, progress=True)
     return found.as_dict()
-
-
-def _bits(model: Llama) -> dict[str, Any]:
-    """Return the bits that weights, cache entries and activations take."""
-    cache = model.new_cache(1)
-    linears = [linear for block in model.blocks for linear in block.linears.values()]
-    codecs = [codec for codec in (getattr(f, "codec", None) for f in linears) if codec is not None]
-    numbers = sum(codec.n for codec in codecs)
-    coded = sum(codec.n * codec.bits_per_entry for codec in codecs)
-    return {
-        "bits_per_weight": model.bits_per_weight,
-        "cache_bits": cache.bits_per_entry,
-        "cache_nbytes_per_token": cache.nbytes_per_token,
-        "activation_bits": coded / numbers if codecs else 32.0,
-    }

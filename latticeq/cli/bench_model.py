@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from latticeq.cli import machine
 from latticeq.cli.console import say
+from latticeq.cli.contents import read_config, run_bits, run_words
 from latticeq.cli.env import versions
 from latticeq.cli.tables import duration, megabytes, table
 from latticeq.errors import InputError
@@ -109,6 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "repeats": args.repeats,
         "dtype": model.dtype,
         "bits_per_weight": model.bits_per_weight,
+        **run_bits(read_config(args.folder)),
         "cpu": machine.cpu_name(),
         "versions": versions(),
     }
@@ -199,8 +201,9 @@ def _report(result: dict[str, Any], speed: Speed) -> None:
     say(
         f"weights {result['dtype']}, {result['bits_per_weight']:.3f} bits in the linears; "
         f"{result['prompt_tokens']} prompt tokens, {result['decode_tokens']} decoded, "
-        f"{result['repeats']} repeats\n"
+        f"{result['repeats']} repeats"
     )
+    say(f"{run_words(result)}\n")
     rows: list[tuple[object, ...]] = [("", "median", "lowest", "highest")]
     for name, values in (
         ("prefill, tokens/s", speed.prefill),

@@ -15,7 +15,16 @@ from latticeq.errors import FormatError, context
 if TYPE_CHECKING:
     from latticeq.storage.safetensors import TensorFolder
 
-__all__ = ["Stored", "bits_per_weight", "read_config", "size_table", "stored_tensors"]
+__all__ = [
+    "Stored",
+    "bits_per_weight",
+    "format_words",
+    "read_config",
+    "run_bits",
+    "run_words",
+    "size_table",
+    "stored_tensors",
+]
 
 _BLOCK_FORMATS = (
     ("float32", 32.0, 32.0),
@@ -117,6 +126,55 @@ def format_words(entry: Mapping[str, Any]) -> str:
         radix = " radix" if entry.get("packing") == "radix" else ""
         return f"nestquant q={entry['q']} k={entry['k']}{cell}{radix}"
     return f"{name} group={entry['group']}" if "group" in entry else str(name)
+
+
+def run_bits(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a running model takes besides its weights: bits of inputs and of the cache.
+
+    Parameters
+    ----------
+    config : dict
+        From `read_config`.
+
+    Returns
+    -------
+    dict
+        ``activation_bits``, norms and scales included, 32 where inputs are float; ``cache_bits`` of
+        a number of a key or a value; ``cache_nbytes_per_token`` over all layers.
+    """
+    from latticeq.model.config import LlamaConfig
+    from latticeq.model.kv.new import new_cache
+    from latticeq.model.run_coding import RunCoding
+
+    shape = LlamaConfig.from_dict(config)
+    coding = RunCoding.from_config(config.get("quantization_config", {}))
+    kv = None if coding.cache is None else coding.cache.coding(shape.head_dim, None)
+    cache = new_cache(shape, 1, kv)
+    inputs = (
+        shape.hidden_size,
+        shape.num_attention_heads * shape.head_dim,
+        shape.hidden_size,
+        shape.intermediate_size,
+    )
+    bits = 32.0
+    if coding.inputs is not None:
+        taken = sum(n * coding.inputs.codec(n).bits_per_entry for n in inputs)
+        bits = taken / sum(inputs)
+    return {
+        "activation_bits": bits,
+        "cache_bits": cache.bits_per_entry,
+        "cache_nbytes_per_token": cache.nbytes_per_token,
+    }
+
+
+def run_words(bits: dict[str, Any]) -> str:
+    """Return what `run_bits` found, as a sentence."""
+    inputs = bits["activation_bits"]
+    words = "float32 inputs" if inputs == 32 else f"inputs of linears in {inputs:.3f} bits"
+    return (
+        f"running: {words}; the cache takes {bits['cache_nbytes_per_token']} bytes a token, "
+        f"{bits['cache_bits']:.3f} bits a number"
+    )
 
 
 def bits_per_weight(tensors: Iterable[Stored]) -> float:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli.console import say
-from latticeq.cli.contents import Stored, bits_per_weight, read_config, stored_tensors
+from latticeq.cli.contents import (
+    Stored,
+    bits_per_weight,
+    read_config,
+    run_bits,
+    run_words,
+    stored_tensors,
+)
 from latticeq.cli.tables import folder_bytes, kind, megabytes, sparkline, table
 
 if TYPE_CHECKING:
@@ -39,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     quantized: dict[str, Any] = config.get("quantization_config", {})
     with TensorFolder(args.folder) as folder:
         tensors = stored_tensors(folder, config)
-        shares = _scale_shares(folder, quantized.get("tensors", {}))
+        shares, saved = _scale_shares(folder, quantized.get("tensors", {}))
     bits = bits_per_weight(tensor for tensor in tensors if tensor.is_linear)
     weight_bytes = folder_bytes(args.folder, "*.safetensors")
     _say_provenance(config, quantized)
@@ -48,11 +56,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         say()
         say(_scale_table(shares))
     say()
+    linears = [tensor for tensor in tensors if tensor.is_linear]
+    coded_bits = bits - 8 * saved / sum(prod(tensor.shape) for tensor in linears)
     say(
         f"linears: {bits:.3f} bits a weight; weights {megabytes(weight_bytes)}, the folder "
         f"{megabytes(folder_bytes(args.folder))}"
     )
+    if shares:
+        say(
+            f"an entropy code for scale indices would make that {coded_bits:.3f} bits; none is used"
+        )
+    running = run_bits(config)
+    say(run_words(running))
     return {
+        **running,
         "bits_per_weight": bits,
         "nbytes": weight_bytes,
         "folder_bytes": folder_bytes(args.folder),
@@ -62,6 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "calibration": quantized.get("calibration"),
         "software": quantized.get("software"),
         "scale_shares": shares,
+        "entropy_coded_bits_per_weight": coded_bits,
         "tensors": [
             vars(tensor) | {"bits_per_weight": tensor.bits_per_weight} for tensor in tensors
         ],
@@ -126,30 +144,39 @@ def _kind_table(tensors: list[Stored]) -> str:
 
 def _scale_shares(
     folder: TensorFolder, entries: dict[str, dict[str, Any]]
-) -> dict[str, list[float]]:
-    """Return which share of a kind's blocks uses each scale, the smallest scale first."""
+) -> tuple[dict[str, list[float]], int]:
+    """Return which share of a kind's blocks uses each scale, and what a code for that would save.
+
+    Shares are by the kind of tensor, the smallest scale first; what is saved is in bytes.
+    """
     counts: dict[str, NDArray[np.int64]] = {}
+    saved = 0
     for name, entry in entries.items():
         if entry.get("k", 1) == 1:
             continue
         group = kind(name)
-        found = _scale_counts(folder, name, entry)
+        found, less = _scale_counts(folder, name, entry)
+        saved += less
         counts[group] = found + counts[group] if group in counts else found
-    return {name: (found / found.sum()).tolist() for name, found in counts.items()}
+    return {name: (found / found.sum()).tolist() for name, found in counts.items()}, saved
 
 
-def _scale_counts(folder: TensorFolder, name: str, entry: dict[str, Any]) -> NDArray[np.int64]:
+def _scale_counts(
+    folder: TensorFolder, name: str, entry: dict[str, Any]
+) -> tuple[NDArray[np.int64], int]:
     import numpy as np
 
     from latticeq.errors import context
     from latticeq.storage.checkpoint import read_packed
+    from latticeq.storage.entropy import entropy_coded_nbytes
     from latticeq.storage.formats.nest import PackedNest
 
     packed = read_packed(folder, name, entry)
     assert isinstance(packed, PackedNest)  # the entry says so
     with context(f"{folder.folder}: tensor {name}"):
         index = packed.scale_indices()
-    return np.bincount(index.reshape(-1), minlength=entry["k"])
+    counts = np.bincount(index.reshape(-1), minlength=entry["k"])
+    return counts, packed.nbytes - entropy_coded_nbytes(packed)
 
 
 def _scale_table(shares: dict[str, list[float]]) -> str:

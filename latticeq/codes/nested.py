@@ -214,18 +214,24 @@ class NestedCode:
             If a digit is out of its range or digits belong to no codeword.
         """
         digits = np.asarray(digits)
-        _check_range("digit", digits[..., 1:], self.q)
-        _check_range("digit", digits[..., 0], 2 * self.q if self.cell == "d8" else self.q)
-        if self.cell == "d8" and not d8.is_codeword(digits).all():
-            raise InputError(
-                "the digits' lowest bits are no word of the Hamming code; digits of cell 'd8' must "
-                "come from its encoder"
-            )
+        if self.cell == "d8":
+            self._check_d8(digits)
+        else:
+            _check_range("digit", digits, self.q)
         padded = np.zeros((len(digits) + -len(digits) % 16, 8), np.uint8)
         padded[: len(digits)] = digits
         points = np.empty(padded.shape, np.int8)
         _MODULES[self.cell].decode_blocks(padded, self.q, points)
         return points[: len(digits)]
+
+    def _check_d8(self, digits: NDArray[Any]) -> None:
+        _check_range("digit", digits[..., 1:], self.q)
+        _check_range("digit", digits[..., 0], 2 * self.q)
+        if not d8.is_codeword(digits).all():
+            raise InputError(
+                "the digits' lowest bits are no word of the Hamming code; digits of cell 'd8' must "
+                "come from its encoder"
+            )
 
 
 def _check_range(what: str, values: NDArray[Any], limit: int) -> None:

@@ -38,6 +38,17 @@ def test_a_packed_folder(packed: Path) -> None:
     assert UP not in done.err
 
 
+def test_what_runs_and_what_entropy_coding_would_save(packed: Path) -> None:
+    done = latticeq("inspect", packed)
+    result = done.result
+    assert result["bits_per_weight"] - 0.25 < result["entropy_coded_bits_per_weight"]
+    assert result["entropy_coded_bits_per_weight"] <= result["bits_per_weight"]
+    cache = load(packed).new_cache(1)
+    assert result["cache_nbytes_per_token"] == cache.nbytes_per_token
+    assert (result["cache_bits"], result["activation_bits"]) == (32, 32)
+    assert f"{cache.nbytes_per_token} bytes a token" in done.err
+
+
 def test_the_use_of_scales_is_that_of_the_digits(packed: Path) -> None:
     shares = latticeq("inspect", packed).result["scale_shares"]
     assert len(shares) == 7

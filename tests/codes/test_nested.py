@@ -272,7 +272,7 @@ def test_bad_codes_are_refused(arguments: tuple[object, ...], message: str) -> N
 
 def test_bad_arguments_are_refused() -> None:
     code = NestedCode(16, (0.5,))
-    with pytest.raises(InputError, match=r"run from 10 to 16; they must be in 0\.\.15"):
+    with pytest.raises(InputError, match=r"run from 9 to 16; they must be in 0\.\.15"):
         code.decode(np.arange(9, 17)[None], np.zeros(1, int))
     with pytest.raises(InputError, match="digits"):
         code.decode(np.array([[16, *[0] * 7]]), np.zeros(1, int))

@@ -1,0 +1,103 @@
+"""``latticeq bench accuracy``: rows that can be measured, figures kept, a report of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latticeq.cli.accuracy_grid import GRID, QUICK, chosen_rows
+from latticeq.cli.accuracy_report import Comparison
+from latticeq.errors import InputError
+from latticeq.model.options import Options
+from tests.tiny_model import byte_config, latticeq, write_byte_model
+
+TEXT = "".join(chr(97 + i * i % 26) for i in range(4000))
+ROWS = "float32,w-nest-none,w-int4-none,kv-nest-ldlq,a-nest,a-nest-plain-none"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[object]:
+    """Return a command that measures a tiny model."""
+    config = byte_config("tied", num_hidden_layers=1)
+    source = write_byte_model(tmp_path / "source", config)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, "utf-8")
+    options = ("--context", 64, "--windows", 2, "--calibration-tokens", 256)
+    where = ("--text", text, "--calibration", text, "--work", tmp_path / "work")
+    return ["bench", "accuracy", source, *options, *where]
+
+
+def test_every_row_can_be_quantized() -> None:
+    assert len({row.name for row in GRID}) == len(GRID)
+    for row in GRID:
+        Options(**row.options).quantizer()
+    assert set(QUICK) <= {row.name for row in GRID}
+
+
+def test_patterns_choose_rows() -> None:
+    assert [row.name for row in chosen_rows(["w-nest-*", "float32"])] == [
+        "float32",
+        "w-nest-none",
+        "w-nest-ldlq",
+        "w-nest-qa-ldlq",
+    ]
+    with pytest.raises(InputError, match="no row is called 'w-nest'"):
+        chosen_rows(["w-nest"])
+
+
+def test_rows_are_measured_once_and_reported(words: list[object], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    first = latticeq(*words, "--rows", "float32,w-nest-none", "--full")
+    assert first.code == 0, first.err
+    kept = tmp_path / "work/results/w-nest-none.json"
+    figures = json.loads(kept.read_text("utf-8"))
+    assert len(figures["perplexity"]["window_losses"]) == 2
+    whole = json.loads((tmp_path / "work/results/float32.json").read_text("utf-8"))
+    assert len(whole["perplexity"]["window_losses"]) == 4000 // 64  # a headline row
+    assert not list((tmp_path / "work/models").iterdir())  # measured, and no longer needed
+    stamp = kept.stat().st_mtime_ns
+
+    report = tmp_path / "accuracy.md"
+    done = latticeq(*words, "--rows", ROWS, "--report", report)
+    assert done.code == 0, done.err
+    assert kept.stat().st_mtime_ns == stamp
+    assert "4 of 6 rows to measure" in done.err
+    written = report.read_text("utf-8")
+    for row in ROWS.split(",")[1:]:
+        assert f"`{row}`" in written
+        perplexity = done.result["rows"][row]["perplexity"]["perplexity"]
+        assert f"| {perplexity:.3f} |" in written
+    assert f"| {done.result['rows']['kv-nest-ldlq']['cache_bits']:.3f} |" in written
+    assert (tmp_path / "accuracy-perplexity.svg").read_text("utf-8").startswith("<?xml")
+
+
+def test_figures_of_another_text_are_not_mixed(words: list[object], tmp_path: Path) -> None:
+    assert latticeq(*words, "--rows", "float32").code == 0
+    (tmp_path / "text.txt").write_text(TEXT[1:], "utf-8")
+    done = latticeq(*words, "--rows", "float32")
+    assert done.code == 2
+    assert "was measured with text_sha256" in done.err
+
+
+def test_what_is_missing_is_said(words: list[object], tmp_path: Path) -> None:
+    done = latticeq(*words, "--rows", "nothing")
+    assert (done.code, "no row is called 'nothing'" in done.err) == (2, True)
+    (tmp_path / "text.txt").unlink()
+    done = latticeq(*words, "--rows", "float32")
+    assert (done.code, "cannot be read" in done.err) == (2, True)
+
+
+def test_gaps_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.normal(3, 0.5, 20)
+    own = wanted + 0.1 + rng.normal(0, 0.01, 20)
+    found = Comparison(list(own), list(wanted))
+    assert math.isclose(found.perplexity, math.exp(own.mean()))
+    assert math.isclose(found.gap, math.exp(own.mean()) - math.exp(wanted.mean()))
+    error = (own - wanted).std(ddof=1) / math.sqrt(20)
+    assert math.isclose(found.stderr, found.perplexity * error)
+    assert found.stderr < 0.1 * found.perplexity * own.std() / math.sqrt(20)
