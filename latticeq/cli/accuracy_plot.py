@@ -15,6 +15,8 @@ _PANELS = {"w": "weights", "w+kv": "weights and cache", "w+kv+a": "and activatio
 _FILLED = {"none": "none", "ldlq": "left", "qa-ldlq": "full"}
 """How a marker is filled: empty without feedback, half for LDLQ, whole for QA-LDLQ."""
 
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+
 
 def draw_perplexity(results: Mapping[str, Mapping[str, Any]], windows: int, path: Path) -> None:
     """Draw the gap of every row against its bits a weight.
@@ -33,8 +35,8 @@ def draw_perplexity(results: Mapping[str, Mapping[str, Any]], windows: int, path
     MissingDependencyError
         If matplotlib is not installed.
     """
-    figure = figure_class()(figsize=(13, 5), layout="constrained")
-    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    figure = figure_class()(figsize=(13, 5.5), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS), sharex=True, sharey=True)
     for axes, (regime, title) in zip(panels, _PANELS.items(), strict=True):
         _panel(axes, results, windows, regime)
         axes.set_title(title)
@@ -73,6 +75,7 @@ def _panel(axes: Any, results: Mapping[str, Mapping[str, Any]], windows: int, re
         colour = MARKS[family][1]
         axes.annotate(family, place, xytext=(6, -10), textcoords="offset points", color=colour)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.grid(True, which="both", linewidth=0.3)
+    axes.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    axes.set_yticks([], minor=True)
+    axes.margins(x=0.3)  # room for names
+    axes.grid(True, linewidth=0.3)

@@ -128,9 +128,9 @@ def _lines(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _introduction(results: Results, windows: int) -> str:
-    base = results[FLOAT]
-    settings, versions = base["settings"], base["versions"]
+    settings = results[FLOAT]["settings"]
     machines = sorted({found["cpu"] for found in results.values()})
+    software = sorted({_software(found["versions"]) for found in results.values()})
     return f"""# Accuracy
 
 Every figure here is measured on packed bytes that were written to disk, verified and read back:
@@ -145,8 +145,10 @@ Token embeddings and the tied head are int8 in all rows but float32's.
 - bits count every byte: digits, scales, scale indices, norms, padding;
 - share lost is the mean over all linears of the share of a layer's output that quantizing its
   weights loses on the calibration text, under the metric of the row's feedback;
-- machines: {"; ".join(machines)}; Python {versions.get("python", "?")}, NumPy
-  {versions.get("numpy", "?")}, Numba {versions.get("numba", "?")}.
+- {len(results)} of the grid's {len(GRID)} rows are measured; seconds are those of quantizing, with
+  the threads that the row's run was given;
+- machines: {"; ".join(machines)};
+- software: {"; ".join(software)}.
 
 ```sh
 latticeq bench distortion --json > accuracy/distortion.json
@@ -154,6 +156,11 @@ latticeq bench accuracy SRC --text test.txt --calibration valid.txt --windows {w
   --work accuracy --report docs/accuracy.md
 ```
 """
+
+
+def _software(versions: Mapping[str, str]) -> str:
+    names = ("python", "numpy", "numba", "scipy")
+    return ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
 
 
 def _headlines(results: Results, windows: int) -> str:
@@ -239,10 +246,10 @@ def _forms(results: Results, windows: int) -> str:
     return f"""## Does QA-LDLQ carry over to MXFP4 and NVFP4?
 
 Weights, cache and activations coded, neither smoothed nor centred; the gap of perplexity by what
-the feedback knows of the inputs. The first two rows take inputs for exact. The next three take the
-error of the activations' code for noise that is independent of them, measured on the partly
-quantized model. The last measures both moments beside the float model and takes half a step to
-their target.
+the feedback knows of the inputs. LDLQ takes inputs for exact. "Isotropic", "diagonal" and "full"
+take the error of the activations' code for noise that is independent of them, measured on the
+partly quantized model. "General" measures both moments beside the float model and takes half a step
+to their target.
 
 {_lines(("feedback", *keys.values()), rows)}"""
 

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     source = pull(MODEL)
     say(f"    {source} ({megabytes(folder_bytes(source))})")
 
-    options = Options()
+    options = Options(feedback="ldlq")  # qa-ldlq loses less and would take minutes more
     out = source.with_name(f"{MODEL}-nestquant")
     say(f"2/6 quantize at 4.25 bits, minding {options.calibration_tokens} tokens of built-in text")
     quantized = _quantize(source, out, options)

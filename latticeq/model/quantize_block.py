@@ -122,7 +122,7 @@ def quantize_block(
     streams : Streams, optional
         At the block's beginning; None where nothing is calibrated.
     report : callable
-        Called with ("stage", number of the stage) and ("layer", LayerReport).
+        Called with ("layer", LayerReport) and ("stage", (index, stage)) as they are done.
     """
     tensors, offset = prepared(tensors, config, options, streams)
     clean = float_block(tensors, config)

@@ -26,7 +26,7 @@ def cache(pulled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("latticeq.model.pull.pull", lambda name: pulled / "models" / name)
     monkeypatch.setattr("latticeq.model.builtin_text.heldout_text", lambda: "some text " * 500)
     few = partial(Options, calibration_tokens=4096)
-    monkeypatch.setattr("latticeq.model.plan.Options", few)
+    monkeypatch.setattr("latticeq.model.options.Options", few)
     return pulled
 
 
