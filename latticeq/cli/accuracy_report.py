@@ -147,13 +147,14 @@ Token embeddings and the tied head are int8 in all rows but float32's.
   weights loses on the calibration text, under the metric of the row's feedback;
 - {len(results)} of the grid's {len(GRID)} rows are measured; seconds are those of quantizing, with
   the threads that the row's run was given;
+- the figures as they were measured, window by window, are in the report's working folder;
 - machines: {"; ".join(machines)};
 - software: {"; ".join(software)}.
 
 ```sh
-latticeq bench distortion --json > accuracy/distortion.json
+latticeq bench distortion --json > docs/accuracy/distortion.json
 latticeq bench accuracy SRC --text test.txt --calibration valid.txt --windows {windows} --full \\
-  --work accuracy --report docs/accuracy.md
+  --work docs/accuracy --report docs/accuracy.md
 ```
 """
 
