@@ -1,7 +1,6 @@
 """The report of ``latticeq bench accuracy``: tables and plots of figures that are on disk.
 
-Nothing is measured here, and no figure is written down here: sentences say how to read the tables,
-numbers come from the files.
+Nothing is measured here: measured figures come from the files, sentences say how to read them.
 """
 
 from __future__ import annotations
@@ -314,7 +313,7 @@ Two {found["size"]} x {found["size"]} matrices of N(0, 1), quantized by each met
 from their codes (`latticeq bench distortion`). No code of R bits has a ratio below 1. The product
 carries the errors of both operands, and Γ(R) = 2·2^(-2R) - 2^(-4R), so its ratio is nearly that of
 one matrix. A ratio of 1.5 is 1.8 dB. Of these 0.88 dB are the cells of E8: 0.65 of the 1.53 dB that
-rounder cells can gain over cubes. The Leech lattice, with 1.03 dB, would give a ratio of 1.38 here,
+rounder cells can gain over cubes. The Leech lattice, with 1.03 dB, would give a ratio of 1.4 here,
 and a trellis code of 1.3 dB one of 1.3. The other 0.9 dB are spent on being a fixed number of bits
 a block, in a union of few scales; a single fine scale under an entropy code would save most of it.
 
