@@ -155,6 +155,7 @@ def _is_done(folder: Path, row: Row, settings: dict[str, Any]) -> bool:
         return False
     found = _read(path)
     for name, value in settings.items():
+        # The source's fingerprint has the times of its files, which a copy elsewhere does not keep.
         if name != "source" and found["settings"].get(name) != value:
             raise InputError(
                 f"{path} was measured with {name} = {found['settings'].get(name)!r}; now it is "

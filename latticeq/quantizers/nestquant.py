@@ -27,7 +27,7 @@ from latticeq.quantizers.betas import published_betas, tuned_betas
 from latticeq.quantizers.feedback import DAMPING, Factor, factor, ldlq
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["NestQuant", "NestTensor", "nest_nbytes"]
+__all__ = ["NestQuant", "NestTensor", "is_radix_q", "nest_nbytes"]
 
 MAX_K = 16
 """The most scales: a vector register holds sixteen."""
@@ -38,6 +38,17 @@ MAX_RADIX_Q = 15
 
 MAX_D8_K = 8
 """The most scales of cell "d8": its words have three bits for the index."""
+
+
+def is_radix_q(q: int) -> bool:
+    """Tell whether mixed radix is defined for q, and takes less than whole bits a digit.
+
+    Examples
+    --------
+    >>> [q for q in range(2, 64) if is_radix_q(q)]
+    [3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15]
+    """
+    return 2 <= q <= MAX_RADIX_Q and q & (q - 1) != 0
 
 
 def nest_nbytes(
@@ -198,8 +209,7 @@ class NestQuant:
     def _check_packing(self) -> None:
         if self.packing not in {"digits", "radix"}:
             raise InputError(f"packing is {self.packing!r}; it must be 'digits' or 'radix'")
-        is_wasteful = self.q <= MAX_RADIX_Q and self.q & (self.q - 1) != 0
-        if self.packing == "radix" and (self.cell == "d8" or not is_wasteful):
+        if self.packing == "radix" and (self.cell == "d8" or not is_radix_q(self.q)):
             raise InputError(
                 f"packing is 'radix' with q = {self.q} and cell {self.cell!r}; it needs a q from 3 "
                 f"to {MAX_RADIX_Q} that is no power of two, and another cell than 'd8'"

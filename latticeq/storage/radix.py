@@ -25,21 +25,10 @@ from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, InputError
 from latticeq.jit import kernel, prange
-from latticeq.quantizers.nestquant import MAX_RADIX_Q
+from latticeq.quantizers.nestquant import MAX_RADIX_Q, is_radix_q
 from latticeq.storage.bits import ROWS, bit_width
 
-__all__ = ["check_radix", "is_radix_q", "pack_radix", "radix_width", "unpack_radix"]
-
-
-def is_radix_q(q: int) -> bool:
-    """Tell whether mixed radix is defined for q, and takes less than whole bits a digit.
-
-    Examples
-    --------
-    >>> [q for q in range(2, 64) if is_radix_q(q)]
-    [3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15]
-    """
-    return 2 <= q <= MAX_RADIX_Q and q & (q - 1) != 0
+__all__ = ["check_radix", "pack_radix", "radix_width", "unpack_radix"]
 
 
 def radix_width(q: int, blocks: int) -> int:

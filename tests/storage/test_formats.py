@@ -10,10 +10,11 @@ from latticeq.codes.nested import CELLS
 from latticeq.errors import FormatError, InputError
 from latticeq.jit import IS_JIT
 from latticeq.quantizers.base import QuantizedTensor
+from latticeq.quantizers.nestquant import is_radix_q
 from latticeq.quantizers.scalar import Int8, Int8Tensor
 from latticeq.storage.bits import pack_digits, pack_int8
 from latticeq.storage.checkpoint import FORMATS, describe, pack, packed, stored_shapes
-from latticeq.storage.radix import check_radix, is_radix_q, pack_radix, radix_width, unpack_radix
+from latticeq.storage.radix import check_radix, pack_radix, radix_width, unpack_radix
 from latticeq.transforms.rotation import Rotation
 from reference import bits as reference
 from tests.storage.packed_models import random_digits, random_grid, random_nest

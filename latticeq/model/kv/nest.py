@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from latticeq.codes.nested import NestedCode
 from latticeq.codes.words import word_tables
-from latticeq.model.attention import attend_heads
 from latticeq.model.config import LlamaConfig
-from latticeq.model.kv.basis import Bases, from_basis, to_basis
-from latticeq.model.kv.cache import KVCache
+from latticeq.model.kv.coded import PAGE, CodedCache, Head
 from latticeq.model.kv.coding import KVCoding
 from latticeq.model.kv.nest_attention import attend_one
 from latticeq.model.kv.nest_kernels import LANES, append_many, append_rows, decode_head
-from latticeq.model.kv.rows import PAGE
 from latticeq.quantizers.rows import NestRowCodec
 from latticeq.storage.bits import bit_width
 
@@ -56,34 +53,16 @@ class _Stream:
         return self.words[layer], self.scale_index[layer], self.norms[layer].view(np.uint16)
 
 
-class NestCache(KVCache):
-    """Keys and values as Voronoi codewords.
+class NestCache(CodedCache):
+    """Keys and values as Voronoi codewords, under a coding that `supports` says yes to.
 
-    Memory is a list of pages of 256 positions of all layers (fewer, where the context is shorter),
-    so that growth copies nothing, and memory not yet needed is not even asked for.
-
-    Parameters
-    ----------
-    config : LlamaConfig
-    context : int
-    coding : KVCoding
-        One that `supports` says yes to.
-    layers : int, optional
-        As in `KVCache`, whose attributes and errors these are.
-
-    Raises
-    ------
-    InputError
-        If the coding does not fit the model.
+    Parameters and errors are those of `CodedCache`.
     """
 
     def __init__(
         self, config: LlamaConfig, context: int, coding: KVCoding, layers: int | None = None
     ) -> None:
-        super().__init__(config, context, layers)
-        coding.check_shape(self.shape)
-        self.coding = coding
-        self._bases = Bases(coding, self.shape)
+        super().__init__(config, context, coding, layers)
         codes = _codes(coding)
         self._index_bits = [bit_width(len(code.betas)) for code in codes]
         self._encoders = [_encoder(code) for code in codes]
@@ -128,21 +107,15 @@ class NestCache(KVCache):
         bases = self._bases
         self._append(0, layer, k, bases.keys[layer], bases.key_turn)
         self._append(1, layer, v, bases.values[layer], bases.value_turn)
-        queries, outputs = bases.queries[layer], bases.outputs[layer]
-        q = np.ascontiguousarray(q)
-        if len(q) == 1:
-            out = np.empty(q.shape[1:], np.float32)
-            turns = (queries, bases.key_turn, outputs, bases.back)
-            attend_one(q[0], turns, self._decoders, self._plan[layer], self._tiles, seen, out)
-            return out.reshape(1, -1)
-        turned = to_basis(q, queries, bases.key_turn)
+        if len(q) > 1:
+            return self._attend_many(layer, q, seen)
+        one, out = np.ascontiguousarray(q[0]), np.empty(q.shape[1:], np.float32)
+        turns = (bases.queries[layer], bases.key_turn, bases.outputs[layer], bases.back)
+        attend_one(one, turns, self._decoders, self._plan[layer], self._tiles, seen, out)
+        return out.reshape(1, -1)
 
-        def read(g: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            return self._decoded(0, layer, g, seen), self._decoded(1, layer, g, seen).T
-
-        mixed = attend_heads(turned, self.shape[1], read, self.length).reshape(q.shape)
-        back: NDArray[np.float32] = from_basis(mixed, outputs, bases.back)
-        return back.reshape(len(q), -1)
+    def _read(self, layer: int, g: int, seen: int) -> Head:
+        return self._decoded(0, layer, g, seen), self._decoded(1, layer, g, seen).T
 
     def _add_page(self) -> None:
         keys, values = (_Stream.empty(self.shape, self._tiles, bits) for bits in self._index_bits)

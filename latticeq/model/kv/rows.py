@@ -9,45 +9,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.model.attention import attend_heads
 from latticeq.model.config import LlamaConfig
-from latticeq.model.kv.basis import Bases, from_basis, to_basis
-from latticeq.model.kv.cache import KVCache
+from latticeq.model.kv.basis import to_basis
+from latticeq.model.kv.coded import PAGE, CodedCache, Head
 from latticeq.model.kv.coding import KVCoding
 
-__all__ = ["PAGE", "RowCache"]
-
-PAGE = 256
-"""Positions by which a coded cache grows."""
+__all__ = ["RowCache"]
 
 
-class RowCache(KVCache):
-    """Keys and values as rows of bytes.
-
-    Memory is a list of pages of 256 positions of all layers (fewer, where the context is shorter),
-    so that growth copies nothing, and memory not yet needed is not even asked for.
-
-    Parameters
-    ----------
-    config : LlamaConfig
-    context : int
-    coding : KVCoding
-    layers : int, optional
-        As in `KVCache`, whose attributes and errors these are.
-
-    Raises
-    ------
-    InputError
-        If the coding does not fit the model.
-    """
+class RowCache(CodedCache):
+    """Keys and values as rows of bytes; parameters and errors are those of `CodedCache`."""
 
     def __init__(
         self, config: LlamaConfig, context: int, coding: KVCoding, layers: int | None = None
     ) -> None:
-        super().__init__(config, context, layers)
-        coding.check_shape(self.shape)
-        self.coding = coding
-        self._bases = Bases(coding, self.shape)
+        super().__init__(config, context, coding, layers)
         self._codecs = (coding.keys, coding.values)
         self._page = min(PAGE, context)
         self._pages: list[tuple[NDArray[np.uint8], ...]] = []  # keys, values: (L, G, page, bytes)
@@ -71,14 +47,10 @@ class RowCache(KVCache):
         bases, seen = self._bases, self.length + len(k)
         self._append(0, layer, to_basis(k, bases.keys[layer], bases.key_turn))
         self._append(1, layer, to_basis(v, bases.values[layer], bases.value_turn))
-        turned = to_basis(np.ascontiguousarray(q), bases.queries[layer], bases.key_turn)
+        return self._attend_many(layer, q, seen)
 
-        def read(g: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            return self._decoded(0, layer, g, seen).T, self._decoded(1, layer, g, seen)
-
-        mixed = attend_heads(turned, self.shape[1], read, self.length).reshape(q.shape)
-        outputs: NDArray[np.float32] = from_basis(mixed, bases.outputs[layer], bases.back)
-        return outputs.reshape(len(q), -1)
+    def _read(self, layer: int, g: int, seen: int) -> Head:
+        return self._decoded(0, layer, g, seen).T, self._decoded(1, layer, g, seen)
 
     def _append(self, kind: int, layer: int, rows: NDArray[np.float32]) -> None:
         n_tokens, kv_heads, width = rows.shape

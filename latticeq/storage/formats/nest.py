@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from latticeq.codes.nested import MAX_Q, NestedCode
 from latticeq.errors import FormatError
 from latticeq.quantizers.base import QuantizedTensor
-from latticeq.quantizers.nestquant import MAX_K, MAX_RADIX_Q, NestTensor
+from latticeq.quantizers.nestquant import MAX_K, MAX_RADIX_Q, NestTensor, is_radix_q
 from latticeq.storage.bits import (
     bit_width,
     check_packed,
@@ -35,7 +35,6 @@ from latticeq.storage.formats.base import (
 )
 from latticeq.storage.radix import (
     check_radix,
-    is_radix_q,
     pack_radix,
     radix_width,
     unpack_radix,
