@@ -26,10 +26,13 @@ class GridLinear(TiledLinear):
     ----------
     packed : PackedGrid
     bias : (M,) float32, optional
+    runtime : "packed" or "float32"
     """
 
-    def __init__(self, packed: PackedGrid, bias: NDArray[np.float32] | None = None) -> None:
-        super().__init__(packed, bias)
+    def __init__(
+        self, packed: PackedGrid, bias: NDArray[np.float32] | None = None, runtime: str = "packed"
+    ) -> None:
+        super().__init__(packed, bias, runtime)
         self.dtype = packed.format
         self._packed = packed
         self._levels = packed.scales_of(slice(0)).grid.by_code

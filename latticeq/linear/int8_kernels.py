@@ -13,9 +13,14 @@ from latticeq.simd import (
     filled,
     lane_index,
     load,
+    magnitude,
+    maximum,
+    rint,
     shift_right,
     store,
+    store_bytes,
     to_float,
+    to_int,
 )
 
 __all__ = ["dequantize_int8_groups", "multiply_int8_row", "quantize_row"]
@@ -42,34 +47,53 @@ def quantize_row(x: Any, values: Any) -> Any:
         The scale: x is about scale times the values. NaN if x holds NaN or infinity, so that what
         is computed from it is NaN too.
     """
-    largest, is_finite = np.float32(0), True
-    for i in range(x.size):
-        is_finite &= bool(np.isfinite(x[i]))
+    whole = x.size - x.size % 16
+    largest, not_finite = np.float32(0), np.float32(0)
+    if whole:
+        top = magnitude(load(x, 0))
+        bad = top * np.float32(0)  # NaN where x is not finite
+        for i in range(16, whole, 16):
+            size = magnitude(load(x, i))
+            top, bad = maximum(size, top), bad + size * np.float32(0)
+        both = np.empty(32, np.float32)
+        store(both, 0, top)
+        store(both, 16, bad)
+        for i in range(16):
+            largest = max(largest, both[i])
+            not_finite += both[16 + i]
+    for i in range(whole, x.size):
+        not_finite += x[i] * np.float32(0)
         largest = max(largest, abs(x[i]))
-    if not is_finite or largest < SMALLEST:
-        for i in range(x.size):
-            values[i] = 0
-        return np.float32(1) if is_finite else np.float32(np.nan)
+    if not_finite != 0 or largest < SMALLEST:
+        values[:] = 0
+        return np.float32(1) if not_finite == 0 else np.float32(np.nan)
     scale = largest / np.float32(127)
     inverse = np.float32(1) / scale
-    for i in range(x.size):
+    for i in range(0, whole, 16):
+        store_bytes(values, i, to_int(rint(load(x, i) * inverse)))
+    for i in range(whole, x.size):
         values[i] = np.int8(np.rint(x[i] * inverse))
     return scale
 
 
 @kernel(parallel=True)
-def multiply_int8_row(words: Any, row_scale: Any, fours: Any, total: int, y: Any) -> None:
-    """Multiply one row of int8 activations by int8 weights; y is short of the activations' scale.
+def multiply_int8_row(
+    words: Any, row_scale: Any, coarse: Any, fine: Any, totals: Any, scales: Any, y: Any
+) -> None:
+    """Multiply one token by int8 weights, the token in two int8 parts: about 16 bits.
+
+    Both parts meet a weight while it is in a register, and reading weights is what takes the time.
 
     Parameters
     ----------
     words : (groups, N / 4, 16) int32
         Four weights each, raised by 128.
     row_scale : (16 * groups,) float32
-    fours : (N / 4,) int32
-        Four activations each.
-    total : int
-        Their sum.
+    coarse, fine : (N / 4,) int32
+        Four activations each: the token rounded, and what rounding left of it.
+    totals : (2,) int32
+        The sum of each part's integers.
+    scales : (2,) float32
     y : (16 * groups,) float32, output
         The sums of N products are exact in int32 for N up to 2**16.
     """
@@ -77,10 +101,13 @@ def multiply_int8_row(words: Any, row_scale: Any, fours: Any, total: int, y: Any
         mine = words[group]
         scale = load(row_scale, 16 * group)
         lane = lane_index(scale)
-        dot = filled(-OFFSET * total, lane)
-        for j in range(len(fours)):
-            dot = dot_wide_bytes(dot, load(mine, 16 * j), broadcast(fours[j], lane))
-        store(y, 16 * group, to_float(dot) * scale)
+        high, low = filled(-OFFSET * totals[0], lane), filled(-OFFSET * totals[1], lane)
+        for j in range(len(coarse)):
+            weights = load(mine, 16 * j)
+            high = dot_wide_bytes(high, weights, broadcast(coarse[j], lane))
+            low = dot_wide_bytes(low, weights, broadcast(fine[j], lane))
+        value = to_float(high) * scales[0] + to_float(low) * scales[1]
+        store(y, 16 * group, value * scale)
 
 
 @kernel(parallel=True)

@@ -40,12 +40,15 @@ class NestLinear(TiledLinear):
     ----------
     packed : PackedNest
     bias : (M,) float32, optional
+    runtime : "packed" or "float32"
     """
 
     dtype = "nestquant"
 
-    def __init__(self, packed: PackedNest, bias: NDArray[np.float32] | None = None) -> None:
-        super().__init__(packed, bias)
+    def __init__(
+        self, packed: PackedNest, bias: NDArray[np.float32] | None = None, runtime: str = "packed"
+    ) -> None:
+        super().__init__(packed, bias, runtime)
         code = packed.code
         self._code = code
         self._is_d8 = code.cell == "d8"
@@ -73,7 +76,7 @@ class NestLinear(TiledLinear):
     ) -> list[NDArray[np.float32]]:
         """Multiply one input by several matrices, rotating it once, in one parallel region."""
         first = linears[0]
-        if len(x) != 1 or (first._words is None and len(linears) == 1):
+        if len(x) != 1 or first._is_exact or (first._words is None and len(linears) == 1):
             return super().apply_group(linears, x)
         for linear in linears:
             linear._check(x)

@@ -18,7 +18,7 @@ __all__ = ["GridLinear", "Int8Linear", "NestLinear", "make_packed_linear"]
 
 
 def make_packed_linear(
-    packed: Packed, bias: NDArray[np.float32] | None = None
+    packed: Packed, bias: NDArray[np.float32] | None = None, runtime: str = "packed"
 ) -> NestLinear | GridLinear | Int8Linear:
     """Return the linear that multiplies by a packed matrix M x N.
 
@@ -26,16 +26,18 @@ def make_packed_linear(
     ----------
     packed : Packed
     bias : (M,) float32, optional
+    runtime : "packed" or "float32"
+        See `latticeq.linear.tiled`.
 
     Raises
     ------
     InputError
-        If the bias does not fit, or the format is one that nothing runs.
+        If the bias does not fit, or the format or runtime is one that nothing runs.
     """
     if isinstance(packed, PackedNest):
-        return NestLinear(packed, bias)
+        return NestLinear(packed, bias, runtime)
     if isinstance(packed, PackedGrid):
-        return GridLinear(packed, bias)
+        return GridLinear(packed, bias, runtime)
     if isinstance(packed, PackedInt8):
-        return Int8Linear(packed, bias)
+        return Int8Linear(packed, bias, runtime)
     raise InputError(f"there is no linear for format {packed.format!r}")

@@ -1,7 +1,14 @@
 """What packed linears share: the rotation of the input, many tokens by tiles, and the bias.
 
-For many tokens tiles of rows are decoded to float32, transposed, and multiplied by BLAS. A tile is
-used by all tokens before the next is decoded, so that decoding costs little beside the product.
+For many tokens tiles of rows are decoded to float32, transposed. Then, as the *runtime* says,
+
+- "packed": rounded to int8 under a scale a row and multiplied by tokens rounded to int8
+  (`latticeq.linear.int8_tiles`);
+- "float32": multiplied by BLAS as they are, tokens in float32: slower, and exactly what the packed
+  bytes say.
+
+A tile is used by all tokens before the next is decoded, so that decoding costs little beside the
+product.
 """
 
 from __future__ import annotations
@@ -14,13 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError
+from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles, round_tile
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
+from latticeq.transforms.rotation import Rotation
 
-__all__ = ["TiledLinear", "padded_scale", "read_only"]
+__all__ = ["RUNTIMES", "TiledLinear", "padded_scale", "read_only"]
 
-TILE_BYTES = 2**20
+TILE_BYTES = 2**21
 """Of float32 at a time: decoded in one cache, multiplied from there."""
+
+RUNTIMES = ("packed", "float32")
+"""How a packed matrix is multiplied."""
 
 
 class TiledLinear(ABC):
@@ -30,6 +42,7 @@ class TiledLinear(ABC):
     ----------
     packed : Packed
     bias : (M,) float32, optional
+    runtime : "packed" or "float32"
 
     Attributes
     ----------
@@ -39,12 +52,17 @@ class TiledLinear(ABC):
 
     dtype: str
 
-    def __init__(self, packed: Packed, bias: NDArray[np.float32] | None) -> None:
+    def __init__(
+        self, packed: Packed, bias: NDArray[np.float32] | None, runtime: str = "packed"
+    ) -> None:
         shape = packed.shape
         self.out_features, self.in_features = shape
         self.nbytes = packed.nbytes
         self.rotation = packed.rotation
+        self.runtime = runtime
         self._groups = -(-shape[0] // ROWS)
+        if runtime not in RUNTIMES:
+            raise InputError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
         if bias is not None and bias.shape != shape[:1]:
             raise InputError(f"bias has shape {bias.shape}; a matrix {shape} needs {shape[:1]}")
         self._bias = bias
@@ -57,14 +75,50 @@ class TiledLinear(ABC):
     def apply_group(
         cls, linears: Sequence[Self], x: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Multiply one input by several matrices, rotating it once where they agree."""
+        """Multiply one input by several matrices, rotating and rounding it once if they agree."""
         first = linears[0]
         for linear in linears:
             linear._check(x)
-        if any(linear.rotation != first.rotation for linear in linears):
+        if any(linear._operand() != first._operand() for linear in linears):
             return [linear(x) for linear in linears]
         rotated = first.rotation.apply(np.ascontiguousarray(x))
-        return [linear.multiply_rotated(rotated) for linear in linears]
+        if first._is_exact:
+            return [linear.multiply_rotated(rotated) for linear in linears]
+        rows = Int8Rows(rotated)
+        return [linear.multiply_int8(rows) for linear in linears]
+
+    def _operand(self) -> tuple[Rotation, bool]:
+        """Return what decides the form of the input that is multiplied."""
+        return self.rotation, self._is_exact
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether many tokens are multiplied in float32; int8 takes four columns at a time."""
+        return self.runtime == "float32" or self.in_features % 4 != 0
+
+    def multiply_int8(self, rows: Int8Rows) -> NDArray[np.float32]:
+        """Multiply rotated tokens that are rounded to int8 by tiles that are, too.
+
+        Parameters
+        ----------
+        rows : Int8Rows
+            Of T tokens of N numbers.
+
+        Returns
+        -------
+        (T, M) float32
+            The bias included. Beside `multiply_rotated`, an entry is off by rounding alone: with
+            a and b the scales of the token and the row, at most
+            (a/2)·||w||_1 + (b/2)·||x||_1 + N·ab/4.
+        """
+        out = np.empty((rows.padded, ROWS * self._groups), np.float32)
+        for first, tile in self._float_tiles():
+            count = tile.shape[1] // ROWS
+            words = np.empty((count, len(tile) // 4, ROWS), np.int32)
+            scale = np.empty(ROWS * count, np.float32)
+            round_tile(tile, words, scale)
+            multiply_tiles(words, scale, *rows.operands, ROWS * first, out)
+        return self._finished(np.ascontiguousarray(out[: len(rows), : self.out_features]))
 
     def multiply_rotated(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply an input that is rotated already, in float32 against decoded tiles.
@@ -87,23 +141,23 @@ class TiledLinear(ABC):
         self._check(x)
         out = np.empty((len(x), self.out_features), np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity speak for themselves
-            for rows, tile in self._tiles():
-                np.matmul(x, tile, out=out[:, rows])
+            for first, tile in self._float_tiles():
+                start = ROWS * first
+                stop = min(start + tile.shape[1], self.out_features)
+                np.matmul(x, tile[:, : stop - start], out=out[:, start:stop])
         return self._finished(out)
 
     @abstractmethod
     def _dequantize(self, first: int, out: NDArray[np.float32]) -> None:
         """Decode row groups from `first` on into (N, 16 n): column j is row 16 * first + j."""
 
-    def _tiles(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield slices of rows and their float32 values, transposed: (N, rows)."""
+    def _float_tiles(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the first row group of each tile and its float32 values, transposed."""
         step = max(1, TILE_BYTES // (4 * ROWS * self.in_features))
         for first in range(0, self._groups, step):
-            count = min(step, self._groups - first)
-            tile = np.empty((self.in_features, ROWS * count), np.float32)
+            tile = np.empty((self.in_features, ROWS * min(step, self._groups - first)), np.float32)
             self._dequantize(first, tile)
-            rows = slice(ROWS * first, min(ROWS * (first + count), self.out_features))
-            yield rows, tile[:, : rows.stop - rows.start]
+            yield first, tile
 
     def _finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._bias is not None:

@@ -44,7 +44,9 @@ __all__ = [
 _FLOATS = ("F32", "F16", "BF16")
 
 
-def load(folder: str | Path, context: int | None = None) -> Llama:
+def load(
+    folder: str | Path, context: int | None = None, *, runtime: str = "packed"
+) -> Llama:
     """Load a model folder.
 
     Parameters
@@ -54,6 +56,8 @@ def load(folder: str | Path, context: int | None = None) -> Llama:
     context : int, optional
         The default context of caches; at most the model's ``max_position_embeddings``, which is
         the default.
+    runtime : "packed" or "float32"
+        How packed matrices are multiplied, see `latticeq.linear.tiled`.
 
     Raises
     ------
@@ -70,9 +74,9 @@ def load(folder: str | Path, context: int | None = None) -> Llama:
             "max_position_embeddings"
         )
     weights = Weights(folder, config)
-    embedding = load_embedding(weights)
-    blocks = [load_block(weights, index) for index in range(config.num_hidden_layers)]
-    head = embedding if config.tie_word_embeddings else make_linear(weights, "lm_head")
+    embedding = load_embedding(weights, runtime)
+    blocks = [load_block(weights, index, runtime) for index in range(config.num_hidden_layers)]
+    head = embedding if config.tie_word_embeddings else make_linear(weights, "lm_head", runtime)
     norm = weights.float32("model.norm.weight")
     return Llama(
         config,
@@ -312,7 +316,7 @@ def expected_tensors(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def make_linear(weights: Weights, name: str) -> Linear:
+def make_linear(weights: Weights, name: str, runtime: str = "packed") -> Linear:
     """Return the linear that a weight becomes.
 
     Parameters
@@ -320,11 +324,13 @@ def make_linear(weights: Weights, name: str) -> Linear:
     weights : Weights
     name : str
         Without ``.weight``, such as ``model.layers.0.mlp.up_proj``.
+    runtime : str
+        As in `load`.
     """
     bias = weights.float32(f"{name}.bias") if f"{name}.bias" in weights else None
     if f"{name}.weight" not in weights.entries:
         return DenseLinear(weights.matrix(f"{name}.weight"), bias)
-    linear = make_packed_linear(weights.packed(f"{name}.weight"), bias)
+    linear = make_packed_linear(weights.packed(f"{name}.weight"), bias, runtime)
     coding = weights.coding.inputs
     if coding is None or not name.startswith("model.layers."):
         return linear
@@ -348,18 +354,18 @@ def _offset(index: int) -> str:
     return f"model.layers.{index}.self_attn.key_offset"
 
 
-def load_embedding(weights: Weights) -> Table:
+def load_embedding(weights: Weights, runtime: str = "packed") -> Table:
     """Return the token embeddings, whose ``rows`` start the residual stream."""
-    table = make_linear(weights, "model.embed_tokens")
+    table = make_linear(weights, "model.embed_tokens", runtime)
     assert isinstance(table, Table)  # what may be stored there was checked with config.json
     return table
 
 
-def load_block(weights: Weights, index: int) -> Block:
+def load_block(weights: Weights, index: int, runtime: str = "packed") -> Block:
     """Return one block; calibration streams through a model by loading one after the other."""
     prefix = f"model.layers.{index}"
     return Block(
         weights.config,
-        {name: make_linear(weights, f"{prefix}.{name}") for name in BLOCK_LINEARS},
+        {name: make_linear(weights, f"{prefix}.{name}", runtime) for name in BLOCK_LINEARS},
         {name: weights.float32(f"{prefix}.{name}.weight") for name in BLOCK_NORMS},
     )

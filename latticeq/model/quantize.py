@@ -258,7 +258,7 @@ def _replay(
     prefix = f"model.layers.{index}."
     part = Weights(job.folder / name, config, quantized, prefix)
     cache = new_cache(config, length, load_kv_coding(part, [index]), layers=1)
-    streams.coded.run(load_block(part, index), cache)
+    streams.coded.run(load_block(part, index, "float32"), cache)
     part.folder.close()
 
 

@@ -281,7 +281,7 @@ def _quantize_linear(
     bytes_of = packed(coded)
     made.tensors |= {f"{full}.{suffix}": array for suffix, array in bytes_of.arrays.items()}
     made.entries[full] = {**bytes_of.entry, "nbytes": bytes_of.nbytes}
-    linear: Any = make_packed_linear(bytes_of, tensors.biases.get(name))
+    linear: Any = make_packed_linear(bytes_of, tensors.biases.get(name), "float32")
     coding = options.input_coding()
     if coding is not None:
         linear = CodedLinear(linear, coding.codec(linear.in_features))

@@ -20,6 +20,7 @@ from latticeq.simd.memory import (
     store,
     store_blocks,
     store_byte_blocks,
+    store_bytes,
     store_strided,
 )
 from latticeq.simd.packed import (
@@ -112,6 +113,7 @@ __all__ = [
     "store",
     "store_blocks",
     "store_byte_blocks",
+    "store_bytes",
     "store_strided",
     "sub_bytes",
     "to_float",

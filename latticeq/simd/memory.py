@@ -124,6 +124,25 @@ def store(_: Any, array: Any, first: Any, x: Lanes) -> Any:
     return signature(types.none, array, types.intp, x), codegen
 
 
+def _store_bytes_plain(array: Any, first: int, x: Any) -> None:
+    array.reshape(-1)[first : first + LANES] = x[0].astype(array.dtype)
+
+
+@word(_store_bytes_plain)
+def store_bytes(_: Any, array: Any, first: Any, x: Lanes) -> Any:
+    """Store sixteen int32 lanes as consecutive bytes; values must fit."""
+    if x != Lanes("i32", 1) or array.dtype.bitwidth != 8:
+        return None
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        row = builder.trunc(args[2], ir.VectorType(ir.IntType(8), LANES))
+        builder.store(row, builder.bitcast(pointer, row.type.as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, x), codegen
+
+
 @word(
     lambda array, first: np.array(
         array.reshape(-1)[first : first + DIM * LANES].reshape(LANES, DIM).T
