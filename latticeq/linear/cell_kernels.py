@@ -27,14 +27,15 @@ from latticeq.jit import kernel, prange
 from latticeq.linear.nest_kernels import scale_index_at, table_rows
 from latticeq.simd import (
     broadcast,
+    count_ones,
     dot_bytes,
     filled,
     fused_multiply_add,
-    lane_index,
     load,
     load_floats_at,
     load_ints_at,
     lookup,
+    select,
     shift_right,
     store,
     to_float,
@@ -52,7 +53,7 @@ class Cell(NamedTuple):
         ``multiply_row(plan, q, tables, pairs, scale, y)`` multiplies one row of int8 activations by
         several matrices. `plan`, (matrices, 6) int64, has for each matrix the addresses of its
         words, (groups, N / 8, 16) int32; scale indices, (groups, N / 8, 2 * width) uint8; betas,
-        (16,) float32, each times the unit of points; row scales, (16 * groups,) float32; the width
+        (16,) float32, each times the unit of points, repeated for higher bits of an index; row scales, (16 * groups,) float32; the width
         of a scale index, 0 where words hold it; and the number of groups of this matrix and those
         before it. `tables`, (4, 16) int32, are `latticeq.codes.words.word_tables`, read for the
         cell "voronoi" only; `pairs`, (N / 8, 3) int32, are from `prepare_row`, and so is `scale`;
@@ -93,29 +94,80 @@ def _d8(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
 
 @kernel(inline=True)
 def _multiply_group(
-    group: int, plan: Any, q: int, offset: int, tables: Any, pairs: Any, scale: float, y: Any,
-    codewords: Any,
-) -> None:  # fmt: skip
+    group: int, plan: Any, q: int, operands: Any, tables: Any, scale: float, y: Any, dots: Any
+) -> None:
     """Do the share of `Cell.multiply_row` that one row group is."""
-    matrix, mine, blocks = 0, group, len(pairs)
+    # A loop's index is unsigned, and unsigned and signed integers together make floats.
+    matrix, mine, blocks = 0, np.int64(group), len(operands)
     while plan[matrix, 5] <= group:
-        matrix, mine = matrix + 1, group - plan[matrix, 5]
+        matrix, mine = matrix + 1, np.int64(group) - plan[matrix, 5]
     width = plan[matrix, 4]
     words = plan[matrix, 0] + 64 * blocks * mine
     indices = plan[matrix, 1] + 2 * width * blocks * mine
     table = load_floats_at(plan[matrix, 2])
-    total, lane = filled(0, table), lane_index(table)
+    total = filled(0, table)
     for block in range(blocks):
-        even, odd, index = codewords(
-            load_ints_at(words + 64 * block), indices + 2 * width * block, width, q, tables
-        )
-        # The bytes are raised: the accumulator starts where that makes it right.
-        dot = broadcast(np.int32(-offset * pairs[block, 2]), lane)
-        dot = dot_bytes(dot, even, broadcast(pairs[block, 0], lane))
-        dot = dot_bytes(dot, odd, broadcast(pairs[block, 1], lane))
+        dot, index = dots(load_ints_at(words), indices, width, q, tables, operands[block])
         total = fused_multiply_add(lookup(table, index), to_float(dot), total)
+        words += 64
+        indices += 2 * width
     row_scale = load_floats_at(plan[matrix, 3] + 64 * mine) * scale
     store(y, 16 * group, total * row_scale)
+
+
+@kernel(inline=True)
+def _raised_dot(even: Any, odd: Any, operand: Any) -> Any:
+    """Multiply raised bytes: the accumulator starts where that makes the dot right."""
+    dot = broadcast(operand[2], even)
+    dot = dot_bytes(dot, even, broadcast(operand[0], even))
+    return dot_bytes(dot, odd, broadcast(operand[1], even))
+
+
+@kernel(inline=True)
+def _voronoi_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
+    even, odd, index = _voronoi(words, indices, width, q, tables)
+    return _raised_dot(even, odd, operand), index
+
+
+@kernel(inline=True)
+def _nestquantm_dots(
+    words: Any, indices: int, width: int, q: int, tables: Any, operand: Any
+) -> Any:
+    even, odd, index = _nestquantm(words, indices, width, q, tables)
+    return _raised_dot(even, odd, operand), index
+
+
+@kernel(inline=True)
+def _cubic_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
+    """Multiply 4 n + 2 b - (2q - 1): the part of the parity b is one number for the whole block."""
+    dot = _raised_dot((words << 2) & 0x3C3C3C3C, shift_right(words, 2) & 0x3C3C3C3C, operand)
+    is_odd = (count_ones(words & 0x11111111) & 1) != 0
+    return select(is_odd, dot + operand[3], dot), scale_index_at(indices, width, words)
+
+
+@kernel(inline=True)
+def _d8_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
+    even, odd, index = d8_words_lanes(words, q)
+    return _raised_dot(even, odd, operand), index
+
+
+@kernel
+def _operands(pairs: Any, offset: int, is_cubic: bool) -> Any:
+    """Return what each block is multiplied with: (N / 8, 3) -> (N / 8, 4) int32.
+
+    Its even and its odd coordinates, where the dot starts, and what it changes by if the parity of
+    a codeword of cell cubic is odd: 2 (sum of x_i, i >= 1) - 2 x_0.
+    """
+    found = np.empty((len(pairs), 4), np.int32)
+    for block in range(len(pairs)):
+        total = pairs[block, 2]
+        found[block, 0], found[block, 1] = pairs[block, 0], pairs[block, 1]
+        found[block, 2], found[block, 3] = -offset * total, 0
+        if is_cubic:
+            first = np.int32(np.int8(pairs[block, 0] & 255))
+            found[block, 2] += 2 * first
+            found[block, 3] = 2 * total - 4 * first
+    return found
 
 
 @kernel(inline=True)
@@ -140,8 +192,9 @@ def _dequantize_group(
 
 @kernel(parallel=True)
 def _multiply_voronoi(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    operands = _operands(pairs, 2 * q, False)
     for group in prange(plan[-1, 5]):
-        _multiply_group(group, plan, q, 2 * q, tables, pairs, scale, y, _voronoi)
+        _multiply_group(group, plan, q, operands, tables, scale, y, _voronoi_dots)
 
 
 @kernel(parallel=True)
@@ -157,8 +210,9 @@ def _dequantize_voronoi(
 
 @kernel(parallel=True)
 def _multiply_nestquantm(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    operands = _operands(pairs, 2 * q, False)
     for group in prange(plan[-1, 5]):
-        _multiply_group(group, plan, q, 2 * q, tables, pairs, scale, y, _nestquantm)
+        _multiply_group(group, plan, q, operands, tables, scale, y, _nestquantm_dots)
 
 
 @kernel(parallel=True)
@@ -176,8 +230,9 @@ def _dequantize_nestquantm(
 
 @kernel(parallel=True)
 def _multiply_cubic(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    operands = _operands(pairs, 2 * q - 1, True)
     for group in prange(plan[-1, 5]):
-        _multiply_group(group, plan, q, 2 * q - 1, tables, pairs, scale, y, _cubic)
+        _multiply_group(group, plan, q, operands, tables, scale, y, _cubic_dots)
 
 
 @kernel(parallel=True)
@@ -195,8 +250,9 @@ def _dequantize_cubic(
 
 @kernel(parallel=True)
 def _multiply_d8(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
+    operands = _operands(pairs, q, False)
     for group in prange(plan[-1, 5]):
-        _multiply_group(group, plan, q, q, tables, pairs, scale, y, _d8)
+        _multiply_group(group, plan, q, operands, tables, scale, y, _d8_dots)
 
 
 @kernel(parallel=True)

@@ -24,7 +24,6 @@ from latticeq.jit import kernel, prange
 from latticeq.linear.int8_kernels import OFFSET, SMALLEST, quantize_row
 from latticeq.simd import (
     dot_wide_bytes,
-    filled,
     load,
     magnitude,
     maximum,

@@ -54,8 +54,7 @@ class NestLinear(TiledLinear):
         self._is_d8 = code.cell == "d8"
         self._kernels = CELLS[code.cell]
         self._kind = (code.cell, code.q, self.rotation)
-        self._betas = np.zeros(16, np.float32)
-        self._betas[: len(packed.betas)] = packed.betas * np.float32(code.unit)
+        self._betas = _repeated(packed.betas * np.float32(code.unit))
         self._row_scale = padded_scale(packed.row_scale)
         self._index_width = 0 if self._is_d8 else bit_width(len(packed.betas))
         indices = packed.arrays.get("scale_index", np.zeros((self._groups, 0), np.uint8))
@@ -149,3 +148,13 @@ def _widened(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return digits
     q, rows = 2 ** digits.shape[3], ROWS * len(digits)
     return pack_digits(unpack_digits(digits, q, rows), WORD_Q)
+
+
+def _repeated(betas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scales as a table of sixteen in which only the bits of an index count: (k,) -> (16,).
+
+    Entries that no index names are zero.
+    """
+    period = np.zeros(2 ** bit_width(len(betas)), np.float32)
+    period[: len(betas)] = betas
+    return np.tile(period, 16 // len(period))

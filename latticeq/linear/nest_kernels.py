@@ -14,14 +14,11 @@ import numpy as np
 from latticeq.jit import kernel, prange
 from latticeq.linear.int8_kernels import quantize_row
 from latticeq.simd import (
-    broadcast,
+    fields_at,
     filled,
     lane_index,
     load,
     load_byte_blocks,
-    peek_at,
-    select,
-    shift_right,
     store_strided,
     to_float,
 )
@@ -68,20 +65,19 @@ def prepare_row(x: Any, codes: Any, pairs: Any) -> Any:
 
 @kernel(inline=True)
 def scale_index_at(address: int, width: int, like: Any) -> Any:
-    """Return the scale indices of sixteen rows, 2 * width bytes at an address."""
-    lane = lane_index(like)
+    """Return the scale indices of sixteen rows, 2 * width bytes at an address.
+
+    Bits above the index are not cleared: tables of scales are repeated to sixteen entries.
+    """
     if width == 2:
-        bits = broadcast(np.int32(peek_at(address, 4)), lane)
-        return shift_right(bits, lane * 2) & 3
-    if width == 0:
-        return filled(0, lane)
-    if width == 1:
-        return shift_right(broadcast(np.int32(peek_at(address, 2)), lane), lane) & 1
-    low, high = peek_at(address, 4), peek_at(address + 4, 4) if width == 4 else 0
+        return fields_at(address, 2)
     if width == 3:
-        low, high = low & 0xFFFFFF, (peek_at(address + 4, 2) << 8) | (low >> 24)
-    bits = select(lane < 8, broadcast(np.int32(low), lane), broadcast(np.int32(high), lane))
-    return shift_right(bits, (lane & 7) * width) & ((1 << width) - 1)
+        return fields_at(address, 3)
+    if width == 1:
+        return fields_at(address, 1)
+    if width == 4:
+        return fields_at(address, 4)
+    return filled(0, lane_index(like))
 
 
 @kernel(inline=True)

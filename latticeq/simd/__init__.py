@@ -11,6 +11,7 @@ There is no fast-math and no fused multiply-add unless a word says so: floats ag
 """
 
 from latticeq.simd.memory import (
+    fields_at,
     load,
     load_blocks,
     load_byte_blocks,
@@ -79,6 +80,7 @@ __all__ = [
     "dot_bytes",
     "dot_wide_bytes",
     "equal_bytes",
+    "fields_at",
     "filled",
     "fused_multiply_add",
     "has_byte_tables",

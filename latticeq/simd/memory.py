@@ -100,6 +100,44 @@ def peek_at(_: Any, address: Any, count: Any) -> Any:
     return signature(types.int64, types.intp, count), codegen
 
 
+def _fields_plain(address: int, width: int) -> Any:
+    raw = np.array((ctypes.c_uint8 * (2 * width)).from_address(int(address)), np.int32)
+    lane = width * np.arange(LANES)
+    first, shift = lane // 8, lane % 8
+    above = np.where(shift + width > 8, np.append(raw, 0)[first + 1], 0)
+    return ((raw[first] | (above << 8)) >> shift).astype(np.int32)[None]
+
+
+@word(_fields_plain)
+def fields_at(_: Any, address: Any, width: Any) -> Any:
+    """Load sixteen fields of a literal number of bits, 1 to 4, from 2 * width bytes.
+
+    The lowest bits of lane l are field l; what is above them is not zero: the rest of the field's
+    byte or of the one after it. `lookup` does not mind where its table is repeated.
+    """
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    bits, byte = width.literal_value, ir.IntType(8)
+    result = Lanes("i32", 1)
+    places = []  # in each lane the byte where its field starts, the next one, and zeros
+    for lane in range(LANES):
+        first = bits * lane // 8
+        is_split = bits * lane % 8 + bits > 8
+        zero = 2 * bits
+        places += [first, first + 1 if is_split else zero, zero, zero]
+
+    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
+        kind = ir.VectorType(byte, 2 * bits)
+        loaded = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
+        loaded.align = 1
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), 4 * LANES), places)
+        spread_out = builder.shuffle_vector(loaded, ir.Constant(kind, [0] * 2 * bits), mask)
+        shifts = ir.Constant(result.vector, [bits * lane % 8 for lane in range(LANES)])
+        return builder.lshr(builder.bitcast(spread_out, result.vector), shifts)
+
+    return signature(result, types.intp, width), codegen
+
+
 def _fits(array: Any, x: Lanes, coords: int) -> bool:
     """Tell whether lanes may be stored in an array: otherwise the kernel does not compile."""
     return FROM_SCALAR.get(array.dtype) == x.dtype and x.coords == coords
