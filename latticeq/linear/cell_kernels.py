@@ -9,9 +9,9 @@ with v the integer points of the cell, x the activations in int8 and a their sca
 one block are exact integers, at most 8 · 2q · 127 in magnitude; one float32 rounding a block
 follows.
 
-Every cell has two kernels, `Cell.multiply_row` and `Cell.dequantize_groups`. They differ in how a
-word is decoded and by what its bytes are raised, nothing else: both are inlined, so a process
-compiles only the cells that it meets.
+Every cell has two kernels, `Cell.multiply_row` and `Cell.decode_groups`. They differ in how a word
+is decoded and by what its bytes are raised, nothing else: both are inlined, so a process compiles
+only the cells that it meets.
 """
 
 from __future__ import annotations
@@ -53,19 +53,25 @@ class Cell(NamedTuple):
         ``multiply_row(plan, q, tables, pairs, scale, y)`` multiplies one row of int8 activations by
         several matrices. `plan`, (matrices, 6) int64, has for each matrix the addresses of its
         words, (groups, N / 8, 16) int32; scale indices, (groups, N / 8, 2 * width) uint8; betas,
-        (16,) float32, each times the unit of points, repeated for higher bits of an index; row scales, (16 * groups,) float32; the width
-        of a scale index, 0 where words hold it; and the number of groups of this matrix and those
-        before it. `tables`, (4, 16) int32, are `latticeq.codes.words.word_tables`, read for the
-        cell "voronoi" only; `pairs`, (N / 8, 3) int32, are from `prepare_row`, and so is `scale`;
-        `y`, (16 * groups of all,) float32, is the output.
-    dequantize_groups : callable
-        ``dequantize_groups(words, scale_index, width, betas, row_scale, q, tables, first, out)``
-        decodes some row groups to float32, transposed: column j of `out`, (N, 16 n), holds row
-        16 * first + j of the matrix. Arrays are as above, one axis for groups before them.
+        (16,) float32, each times the unit of points, repeated for higher bits of an index; row
+        scales, (16 * groups,) float32; the width of a scale index, 0 where words hold it; and the
+        number of groups of this matrix and those before it. `tables`, (4, 16) int32, are
+        `latticeq.codes.words.word_tables`, read for the cell "voronoi" only; `pairs`, (N / 8, 3)
+        int32, are from `prepare_row`, and so is `scale`; `y`, (16 * groups of all,) float32, is the
+        output.
+    decode_groups : callable
+        ``decode_groups(words, indices, width, betas, q, tables, out)`` decodes row groups. `out` is
+        a tuple: points, (groups, N / 8, 2, 16) int32, coordinates 0 to 3 and 4 to 7 of each block
+        as bytes raised by `raised`; scales, (groups, N / 8, 16) float32, what a unit is worth, its
+        row's scale included; and row scales, (16 * groups,) float32, which are read. Other arrays
+        are as above, one axis for groups before them.
+    raised : callable
+        ``raised(q)`` is what a point's bytes are raised by; they are at most twice that.
     """
 
     multiply_row: Callable[..., None]
-    dequantize_groups: Callable[..., None]
+    decode_groups: Callable[..., None]
+    raised: Callable[[int], int]
 
 
 @kernel(inline=True)
@@ -171,23 +177,24 @@ def _operands(pairs: Any, offset: int, is_cubic: bool) -> Any:
 
 
 @kernel(inline=True)
-def _dequantize_group(
-    words: Any, indices: int, width: int, betas: Any, scale: Any, q: int, offset: int, tables: Any,
-    step: int, out: Any, codewords: Any,
+def _decode_group(
+    group: int, words: Any, indices: int, width: int, betas: Any, q: int, tables: Any, out: Any,
+    codewords: Any,
 ) -> None:  # fmt: skip
-    """Decode the words of one row group, (N / 8, 16), into columns 16 * step to 16 * step + 15."""
-    columns, table = out.shape[1], load(betas, 0)
+    """Do the share of `Cell.decode_groups` that one row group is."""
+    points, scales, scale = out[0][group], out[1][group], load(out[2], 16 * group)
+    table = load(betas, 0)
     for block in range(len(words)):
         even, odd, index = codewords(
             load(words, 16 * block), indices + 2 * width * block, width, q, tables
         )
-        beta = scale * lookup(table, index)
-        at = 8 * block * columns + 16 * step
-        for i in range(4):
-            value = to_float((shift_right(even, 8 * i) & 255) - offset)
-            store(out, at + 2 * i * columns, value * beta)
-            value = to_float((shift_right(odd, 8 * i) & 255) - offset)
-            store(out, at + (2 * i + 1) * columns, value * beta)
+        low = (even & 0xFF) | ((odd & 0xFF) << 8)
+        low = low | ((even & 0xFF00) << 8) | ((odd & 0xFF00) << 16)
+        high = (shift_right(even, 16) & 0xFF) | (shift_right(odd, 8) & 0xFF00)
+        high = high | (shift_right(even, 8) & 0xFF0000) | (odd & -0x1000000)
+        store(points, 32 * block, low)
+        store(points, 32 * block + 16, high)
+        store(scales, 16 * block, scale * lookup(table, index))
 
 
 @kernel(parallel=True)
@@ -198,14 +205,12 @@ def _multiply_voronoi(plan: Any, q: int, tables: Any, pairs: Any, scale: float, 
 
 
 @kernel(parallel=True)
-def _dequantize_voronoi(
-    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
-    first: int, out: Any,
-) -> None:  # fmt: skip
-    for step in prange(out.shape[1] // 16):
-        mine, indices = words[first + step], scale_index[first + step].ctypes.data
-        scale = load(row_scale, 16 * (first + step))
-        _dequantize_group(mine, indices, width, betas, scale, q, 2 * q, tables, step, out, _voronoi)
+def _decode_voronoi(
+    words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
+) -> None:
+    for group in prange(len(words)):
+        at = indices[group].ctypes.data
+        _decode_group(group, words[group], at, width, betas, q, tables, out, _voronoi)
 
 
 @kernel(parallel=True)
@@ -216,16 +221,12 @@ def _multiply_nestquantm(plan: Any, q: int, tables: Any, pairs: Any, scale: floa
 
 
 @kernel(parallel=True)
-def _dequantize_nestquantm(
-    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
-    first: int, out: Any,
-) -> None:  # fmt: skip
-    for step in prange(out.shape[1] // 16):
-        mine, indices = words[first + step], scale_index[first + step].ctypes.data
-        scale = load(row_scale, 16 * (first + step))
-        _dequantize_group(
-            mine, indices, width, betas, scale, q, 2 * q, tables, step, out, _nestquantm
-        )
+def _decode_nestquantm(
+    words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
+) -> None:
+    for group in prange(len(words)):
+        at = indices[group].ctypes.data
+        _decode_group(group, words[group], at, width, betas, q, tables, out, _nestquantm)
 
 
 @kernel(parallel=True)
@@ -236,16 +237,12 @@ def _multiply_cubic(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y:
 
 
 @kernel(parallel=True)
-def _dequantize_cubic(
-    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
-    first: int, out: Any,
-) -> None:  # fmt: skip
-    for step in prange(out.shape[1] // 16):
-        mine, indices = words[first + step], scale_index[first + step].ctypes.data
-        scale = load(row_scale, 16 * (first + step))
-        _dequantize_group(
-            mine, indices, width, betas, scale, q, 2 * q - 1, tables, step, out, _cubic
-        )
+def _decode_cubic(
+    words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
+) -> None:
+    for group in prange(len(words)):
+        at = indices[group].ctypes.data
+        _decode_group(group, words[group], at, width, betas, q, tables, out, _cubic)
 
 
 @kernel(parallel=True)
@@ -256,20 +253,18 @@ def _multiply_d8(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: An
 
 
 @kernel(parallel=True)
-def _dequantize_d8(
-    words: Any, scale_index: Any, width: int, betas: Any, row_scale: Any, q: int, tables: Any,
-    first: int, out: Any,
-) -> None:  # fmt: skip
-    for step in prange(out.shape[1] // 16):
-        mine, indices = words[first + step], scale_index[first + step].ctypes.data
-        scale = load(row_scale, 16 * (first + step))
-        _dequantize_group(mine, indices, width, betas, scale, q, q, tables, step, out, _d8)
+def _decode_d8(
+    words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
+) -> None:
+    for group in prange(len(words)):
+        at = indices[group].ctypes.data
+        _decode_group(group, words[group], at, width, betas, q, tables, out, _d8)
 
 
 CELLS = {
-    "voronoi": Cell(_multiply_voronoi, _dequantize_voronoi),
-    "nestquantm": Cell(_multiply_nestquantm, _dequantize_nestquantm),
-    "cubic": Cell(_multiply_cubic, _dequantize_cubic),
-    "d8": Cell(_multiply_d8, _dequantize_d8),
+    "voronoi": Cell(_multiply_voronoi, _decode_voronoi, lambda q: 2 * q),
+    "nestquantm": Cell(_multiply_nestquantm, _decode_nestquantm, lambda q: 2 * q),
+    "cubic": Cell(_multiply_cubic, _decode_cubic, lambda q: 2 * q - 1),
+    "d8": Cell(_multiply_d8, _decode_d8, lambda q: q),
 }
 """The kernels by the name of the cell."""

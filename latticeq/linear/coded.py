@@ -4,24 +4,28 @@
 
 with R the rotation that the weights are stored in. What is multiplied is what the bytes of the code
 say, so that four bits an activation cost what they cost.
+
+Where both sides are nested codes, the product is one of integers, with one multiply-add a block of
+eight (`latticeq.linear.coded_kernels`); elsewhere decoded floats meet decoded tiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError
+from latticeq.linear.coded_kernels import ROWS, multiply_panels, panels
+from latticeq.linear.nest import NestLinear
 from latticeq.linear.tiled import TiledLinear
+from latticeq.quantizers.rows import NestRowCodec, RowCodec
 from latticeq.transforms.rotation import Rotation
 
-if TYPE_CHECKING:
-    from latticeq.quantizers.rows import RowCodec
-
 __all__ = ["CodedLinear", "coded_rows"]
+
+LANES = 16
 
 
 def coded_rows(x: NDArray[np.float32], rotation: Rotation, codec: RowCodec) -> NDArray[np.float32]:
@@ -71,5 +75,31 @@ class CodedLinear:
             for linear in linears
         ):
             return [linear(x) for linear in linears]
-        decoded = coded_rows(x, first.inner.rotation, first.codec)
+        codec = first.codec
+        coded = codec.encode(first.inner.rotation.apply(np.ascontiguousarray(x)))
+        if isinstance(codec, NestRowCodec) and all(f.is_integer for f in linears):
+            points, scales = codec.decode_points(coded)
+            return [linear._multiply_points(points, scales) for linear in linears]
+        decoded = codec.decode(coded)
         return [linear.inner.multiply_rotated(decoded) for linear in linears]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the weights are decoded to integers, too."""
+        return isinstance(self.inner, NestLinear) and self.inner.runtime != "float32"
+
+    def _multiply_points(
+        self, points: NDArray[np.int8], scales: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Multiply coded tokens, points (T, N) under block scales (T, N / 8): (T, M) float32."""
+        inner = self.inner
+        assert isinstance(inner, NestLinear)
+        ints, scales_a = panels(points, scales, inner.raised)
+        out = np.empty((len(points), inner.out_features), np.float32)
+        for first, count in inner.tiles():
+            words, scales_b = inner.points(first, count)
+            part = np.empty((ROWS * len(ints), LANES * count), np.float32)
+            multiply_panels(ints, scales_a, words, scales_b, 2 * inner.raised > 127, part)
+            columns = slice(LANES * first, LANES * (first + count))
+            out[:, columns] = part[: len(points), : inner.out_features - columns.start]
+        return inner.finished(out)

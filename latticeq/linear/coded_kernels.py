@@ -37,7 +37,7 @@ from latticeq.simd import (
     to_float,
 )
 
-__all__ = ["coded_products"]
+__all__ = ["ROWS", "coded_products", "multiply_panels", "panels"]
 
 NARROW = 63
 LANES = 16
@@ -97,10 +97,10 @@ def coded_products(
         )
     is_wide = bool(points_b.size) and (points_b.min() < -NARROW or points_b.max() > NARROW)
     offset = 128 if is_wide else NARROW + 1
-    ints, scales_a = _panels(points_a, block_scale_a, offset)
+    ints, scales_a = panels(points_a, block_scale_a, offset)
     words, scales_b = _groups(points_b, block_scale_b, offset)
     out = np.empty((ROWS * len(ints), LANES * len(words)), np.float32)
-    _multiply(ints, scales_a, words, scales_b, bool(is_wide), out)
+    multiply_panels(ints, scales_a, words, scales_b, bool(is_wide), out)
     return np.ascontiguousarray(out[: len(points_a), : len(points_b)])
 
 
@@ -126,10 +126,17 @@ def _padded(array: NDArray[Any], multiple: int) -> NDArray[Any]:
     return np.concatenate([array, np.zeros((short, *array.shape[1:]), array.dtype)])
 
 
-def _panels(
+def panels(
     points: NDArray[np.int8], scale: NDArray[np.float32], offset: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Lay A out for `_multiply`: eight rows a panel, a block's operands side by side.
+    """Lay A out for `multiply_panels`: eight rows a panel, a block's operands side by side.
+
+    Parameters
+    ----------
+    points : (T, N) int8
+    scale : (T, N / 8) float32
+    offset : int
+        What the bytes of B are raised by.
 
     Returns
     -------
@@ -161,7 +168,7 @@ def _starts(points: Any, offset: int, ints: Any) -> None:
 def _groups(
     points: NDArray[np.int8], scale: NDArray[np.float32], offset: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Lay B out for `_multiply`: sixteen rows a group, its bytes raised by the offset.
+    """Lay B out for `multiply_panels`: sixteen rows a group, its bytes raised by the offset.
 
     Returns
     -------
@@ -177,7 +184,9 @@ def _groups(
 
 
 @kernel(parallel=True)
-def _multiply(ints: Any, scales_a: Any, words: Any, scales_b: Any, is_wide: bool, out: Any) -> None:
+def multiply_panels(
+    ints: Any, scales_a: Any, words: Any, scales_b: Any, is_wide: bool, out: Any
+) -> None:
     """Multiply all panels of A by all groups of B.
 
     A task owns the products of `TILE_PANELS` panels and `TILE_GROUPS` groups. It sweeps over
@@ -187,7 +196,7 @@ def _multiply(ints: Any, scales_a: Any, words: Any, scales_b: Any, is_wide: bool
     Parameters
     ----------
     ints, scales_a
-        From `_panels`.
+        From `panels`.
     words, scales_b
         From `_groups`.
     is_wide : bool

@@ -74,7 +74,7 @@ class Int8Linear(TiledLinear):
             return [linear.multiply_rotated(x) for linear in linears]
         parts = _two_parts(np.ascontiguousarray(x))
         if len(x) == 1:
-            return [linear._finished(linear._multiply_one(parts)) for linear in linears]
+            return [linear.finished(linear._multiply_one(parts)) for linear in linears]
         rows = Int8Rows(parts)
         return [linear.multiply_int8(rows) for linear in linears]
 
@@ -85,7 +85,7 @@ class Int8Linear(TiledLinear):
         count = len(rows) // 2
         y = out[:count, : self.out_features]
         y += out[count : 2 * count, : self.out_features]
-        return self._finished(np.ascontiguousarray(y))
+        return self.finished(np.ascontiguousarray(y))
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows in float32: (T,) int64 -> (T, N)."""

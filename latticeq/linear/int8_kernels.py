@@ -13,9 +13,12 @@ from latticeq.simd import (
     filled,
     lane_index,
     load,
+    load_floats_at,
+    load_ints_at,
     magnitude,
     maximum,
     rint,
+    select,
     shift_right,
     store,
     store_bytes,
@@ -23,13 +26,26 @@ from latticeq.simd import (
     to_int,
 )
 
-__all__ = ["dequantize_int8_groups", "multiply_int8_row", "quantize_row"]
+__all__ = [
+    "dequantize_int8_groups",
+    "int8_scale",
+    "multiply_int8_row",
+    "multiply_rounded_rows",
+    "quantize_row",
+]
 
 OFFSET = 128
 """Weights are stored as unsigned bytes, raised by this."""
 
 SMALLEST = np.float32(1e-30)
 """A row whose magnitudes are all below it counts as zero: the inverse of its scale may overflow."""
+
+
+@kernel(inline=True)
+def int8_scale(largest: Any) -> Any:
+    """Return the scales of sixteen rows with these largest magnitudes, and their inverses."""
+    scale = select(largest < SMALLEST, np.float32(1), largest * np.float32(1 / 127))
+    return scale, np.float32(1) / scale
 
 
 @kernel
@@ -108,6 +124,37 @@ def multiply_int8_row(
             low = dot_wide_bytes(low, weights, broadcast(fine[j], lane))
         value = to_float(high) * scales[0] + to_float(low) * scales[1]
         store(y, 16 * group, value * scale)
+
+
+@kernel(parallel=True)
+def multiply_rounded_rows(plan: Any, fours: Any, total: int, scale: float, y: Any) -> None:
+    """Multiply one token, rounded to int8, by several int8 matrices of one width.
+
+    Parameters
+    ----------
+    plan : (matrices, 3) int64
+        For each the addresses of its words, (groups, N / 4, 16) int32, raised by 128, and of its
+        row scales, (16 * groups,) float32; and the number of groups of it and those before it.
+    fours : (N / 4,) int32
+        Four activations each.
+    total : int
+        Their sum.
+    scale : float32
+        Of the activations.
+    y : (16 * groups of all,) float32, output
+    """
+    for group in prange(plan[-1, 2]):
+        matrix, mine = 0, np.int64(group)
+        while plan[matrix, 2] <= group:
+            matrix, mine = matrix + 1, np.int64(group) - plan[matrix, 2]
+        words = plan[matrix, 0] + 64 * len(fours) * mine
+        row_scale = load_floats_at(plan[matrix, 1] + 64 * mine)
+        lane = lane_index(row_scale)
+        dot = filled(-OFFSET * total, lane)
+        for j in range(len(fours)):
+            dot = dot_wide_bytes(dot, load_ints_at(words), broadcast(fours[j], lane))
+            words += 64
+        store(y, 16 * group, to_float(dot) * row_scale * scale)
 
 
 @kernel(parallel=True)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.jit import kernel, prange
-from latticeq.linear.int8_kernels import OFFSET, SMALLEST, quantize_row
+from latticeq.linear.int8_kernels import OFFSET, int8_scale, quantize_row
 from latticeq.simd import (
     dot_wide_bytes,
     load,
@@ -29,7 +29,6 @@ from latticeq.simd import (
     maximum,
     path,
     rint,
-    select,
     spread,
     store,
     store_strided,
@@ -96,8 +95,7 @@ def round_tile(tile: Any, words: Any, row_scale: Any) -> None:
         largest = magnitude(load(tile, 16 * group))
         for i in range(1, len(tile)):
             largest = maximum(largest, magnitude(load(tile, i * columns + 16 * group)))
-        scale = select(largest < SMALLEST, np.float32(1), largest * np.float32(1 / 127))
-        inverse = np.float32(1) / scale
+        scale, inverse = int8_scale(largest)
         store(row_scale, 16 * group, scale)
         mine = words[group]
         for j in range(len(mine)):

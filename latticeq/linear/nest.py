@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from latticeq.codes.d8_fields import split_d8
 from latticeq.codes.words import word_tables
 from latticeq.linear.cell_kernels import CELLS
-from latticeq.linear.nest_kernels import prepare_row, scale_points, split_fields
+from latticeq.linear.nest_kernels import (
+    float_points,
+    prepare_row,
+    round_points,
+    split_fields,
+)
 from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
 from latticeq.storage.bits import ROWS, bit_width, pack_digits, unpack_digits, unpack_scale_index
 from latticeq.storage.formats.nest import PackedNest
@@ -53,6 +58,7 @@ class NestLinear(TiledLinear):
         self._code = code
         self._is_d8 = code.cell == "d8"
         self._kernels = CELLS[code.cell]
+        self.raised = self._kernels.raised(code.q) if code.q <= WORD_Q else 128
         self._kind = (code.cell, code.q, self.rotation)
         self._betas = _repeated(packed.betas * np.float32(code.unit))
         self._row_scale = padded_scale(packed.row_scale)
@@ -82,7 +88,7 @@ class NestLinear(TiledLinear):
         if first._words is None or any(linear._kind != first._kind for linear in linears):
             return [linear(x) for linear in linears]
         ys = first._multiply_one(linears, x[0])
-        return [linear._finished(y) for linear, y in zip(linears, ys, strict=True)]
+        return [linear.finished(y) for linear, y in zip(linears, ys, strict=True)]
 
     def _multiply_one(
         self, linears: Sequence[Self], x: NDArray[np.float32]
@@ -115,12 +121,34 @@ class NestLinear(TiledLinear):
         return [*(array.ctypes.data for array in arrays if array is not None), self._index_width]
 
     def _dequantize(self, first: int, out: NDArray[np.float32]) -> None:
+        float_points(*self.points(first, out.shape[1] // ROWS), self.raised, out)
+
+    def _round(self, first: int, words: NDArray[np.int32], scale: NDArray[np.float32]) -> None:
+        round_points(*self.points(first, len(words)), self.raised, words, scale)
+
+    def points(self, first: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Decode some row groups.
+
+        Parameters
+        ----------
+        first, count : int
+
+        Returns
+        -------
+        points : (count, N / 8, 2, 16) int32
+            Coordinates 0 to 3 and 4 to 7 of sixteen rows' blocks as bytes, raised by `raised`.
+        scales : (count, N / 8, 16) float32
+            What one unit is worth: scales of the row, the code and its points.
+        """
+        part, rows = slice(first, first + count), slice(ROWS * first, ROWS * (first + count))
+        row_scale = self._row_scale[rows]
+        points = np.empty((count, self.in_features // 8, 2, ROWS), np.int32)
+        scales = np.empty((count, self.in_features // 8, ROWS), np.float32)
         if self._words is not None:
-            scales = (self._scale_index, self._index_width, self._betas, self._row_scale)
-            code = (self._code.q, self._tables)
-            self._kernels.dequantize_groups(self._words, *scales, *code, first, out)
-            return
-        part = slice(first, first + out.shape[1] // ROWS)
+            side = (self._scale_index[part], self._index_width, self._betas)
+            out = points, scales, row_scale
+            self._kernels.decode_groups(self._words[part], *side, self._code.q, self._tables, out)
+            return points, scales
         strings = self._digits[part]
         digits = np.empty((*strings.shape[:3], 8), np.uint8)
         split_fields(strings, digits)
@@ -128,10 +156,11 @@ class NestLinear(TiledLinear):
             digits, index = split_d8(digits, self._code.q)
         else:
             index = self._index_of(part)
-        points = self._code.points(digits.reshape(-1, 8)).reshape(digits.shape)
-        rows = slice(ROWS * first, ROWS * first + out.shape[1])
-        scale = self._row_scale[rows].reshape(-1, 1, ROWS) * self._betas[index]
-        scale_points(points.view(np.uint8), scale, out)
+        found = self._code.points(digits.reshape(-1, 8)).view(np.uint8) + np.uint8(self.raised)
+        found = found.reshape(count, -1, ROWS, 8).view("<i4")
+        points[...] = found.swapaxes(2, 3)
+        scales[...] = row_scale.reshape(-1, 1, ROWS) * self._betas[index]
+        return points, scales
 
     def _index_of(self, part: slice) -> NDArray[np.uint8]:
         """Return the scale indices of row groups, (n, N / 8, 16)."""

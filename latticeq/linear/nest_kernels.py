@@ -12,19 +12,30 @@ from typing import Any
 import numpy as np
 
 from latticeq.jit import kernel, prange
-from latticeq.linear.int8_kernels import quantize_row
+from latticeq.linear.int8_kernels import OFFSET, int8_scale, quantize_row
 from latticeq.simd import (
     fields_at,
     filled,
     lane_index,
     load,
-    load_byte_blocks,
-    store_strided,
+    magnitude,
+    maximum,
+    rint,
+    shift_right,
+    store,
     to_float,
+    to_int,
 )
 from latticeq.transforms.hadamard import hadamard_row
 
-__all__ = ["prepare_row", "scale_index_at", "scale_points", "split_fields", "table_rows"]
+__all__ = [
+    "float_points",
+    "prepare_row",
+    "round_points",
+    "scale_index_at",
+    "split_fields",
+    "table_rows",
+]
 
 
 @kernel
@@ -109,20 +120,61 @@ def split_fields(strings: Any, fields: Any) -> None:
 
 
 @kernel(parallel=True)
-def scale_points(points: Any, scale: Any, out: Any) -> None:
-    """Multiply the points of row groups by the scales of their blocks, transposed.
+def float_points(points: Any, scales: Any, offset: int, out: Any) -> None:
+    """Turn decoded row groups into float32, transposed: column j of out is row j of the groups.
 
     Parameters
     ----------
-    points : (n, N / 8, 16, 8) uint8
-        The bits of signed bytes.
-    scale : (n, N / 8, 16) float32
+    points : (n, N / 8, 2, 16) int32
+        Four coordinates each, raised by `offset`.
+    scales : (n, N / 8, 16) float32
+    offset : int
     out : (N, 16 * n) float32, output
     """
     columns = out.shape[1]
-    for step in prange(len(points)):
-        mine, my_scale = points[step], scale[step]
+    for group in prange(len(points)):
+        mine, my_scales = points[group], scales[group]
         for block in range(len(mine)):
-            signed = (load_byte_blocks(mine, 128 * block) ^ 128) - 128
-            value = to_float(signed) * load(my_scale, 16 * block)
-            store_strided(out, 8 * block * columns + 16 * step, columns, value)
+            scale = load(my_scales, 16 * block)
+            for half in range(2):
+                word = load(mine, 32 * block + 16 * half)
+                at = (8 * block + 4 * half) * columns + 16 * group
+                for i in range(4):
+                    value = to_float((shift_right(word, 8 * i) & 255) - offset)
+                    store(out, at + i * columns, value * scale)
+
+
+@kernel(parallel=True)
+def round_points(points: Any, scales: Any, offset: int, words: Any, row_scale: Any) -> None:
+    """Round decoded row groups to int8: what `latticeq.linear.int8_tiles.round_tile` makes of them.
+
+    Parameters
+    ----------
+    points, scales, offset
+        As in `float_points`.
+    words : (n, N / 4, 16) int32, output
+    row_scale : (16 * n,) float32, output
+    """
+    for group in prange(len(points)):
+        mine, my_scales = points[group], scales[group]
+        first = load(my_scales, 0)
+        largest = filled(np.float32(0), first)
+        for block in range(len(mine)):
+            size = filled(0, lane_index(first))
+            for half in range(2):
+                word = load(mine, 32 * block + 16 * half)
+                for i in range(4):
+                    size = maximum(size, magnitude((shift_right(word, 8 * i) & 255) - offset))
+            largest = maximum(largest, to_float(size) * load(my_scales, 16 * block))
+        scale, inverse = int8_scale(largest)
+        store(row_scale, 16 * group, scale)
+        out = words[group]
+        for block in range(len(mine)):
+            unit = load(my_scales, 16 * block)
+            for half in range(2):
+                word = load(mine, 32 * block + 16 * half)
+                rounded = filled(0, word)
+                for i in range(4):
+                    value = to_float((shift_right(word, 8 * i) & 255) - offset) * unit
+                    rounded = rounded | ((to_int(rint(value * inverse)) + OFFSET) << (8 * i))
+                store(out, 32 * block + 16 * half, rounded)

@@ -48,6 +48,7 @@ class TiledLinear(ABC):
     ----------
     rotation : Rotation
         Of the input, which the matrix's columns are stored in.
+    bias : (M,) float32, or None
     """
 
     dtype: str
@@ -65,7 +66,7 @@ class TiledLinear(ABC):
             raise InputError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
         if bias is not None and bias.shape != shape[:1]:
             raise InputError(f"bias has shape {bias.shape}; a matrix {shape} needs {shape[:1]}")
-        self._bias = bias
+        self.bias = bias
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply: (T, N) float32 -> (T, M) float32."""
@@ -112,13 +113,9 @@ class TiledLinear(ABC):
             (a/2)·||w||_1 + (b/2)·||x||_1 + N·ab/4.
         """
         out = np.empty((rows.padded, ROWS * self._groups), np.float32)
-        for first, tile in self._float_tiles():
-            count = tile.shape[1] // ROWS
-            words = np.empty((count, len(tile) // 4, ROWS), np.int32)
-            scale = np.empty(ROWS * count, np.float32)
-            round_tile(tile, words, scale)
+        for first, words, scale in self.rounded_tiles():
             multiply_tiles(words, scale, *rows.operands, ROWS * first, out)
-        return self._finished(np.ascontiguousarray(out[: len(rows), : self.out_features]))
+        return self.finished(np.ascontiguousarray(out[: len(rows), : self.out_features]))
 
     def multiply_rotated(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply an input that is rotated already, in float32 against decoded tiles.
@@ -141,27 +138,47 @@ class TiledLinear(ABC):
         self._check(x)
         out = np.empty((len(x), self.out_features), np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity speak for themselves
-            for first, tile in self._float_tiles():
+            for first, tile in self.float_tiles():
                 start = ROWS * first
                 stop = min(start + tile.shape[1], self.out_features)
                 np.matmul(x, tile[:, : stop - start], out=out[:, start:stop])
-        return self._finished(out)
+        return self.finished(out)
 
     @abstractmethod
     def _dequantize(self, first: int, out: NDArray[np.float32]) -> None:
         """Decode row groups from `first` on into (N, 16 n): column j is row 16 * first + j."""
 
-    def _float_tiles(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _round(self, first: int, words: NDArray[np.int32], scale: NDArray[np.float32]) -> None:
+        """Round row groups from `first` on to int8, as `round_tile` does."""
+        tile = np.empty((self.in_features, ROWS * len(words)), np.float32)
+        self._dequantize(first, tile)
+        round_tile(tile, words, scale)
+
+    def float_tiles(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the first row group of each tile and its float32 values, transposed."""
-        step = max(1, TILE_BYTES // (4 * ROWS * self.in_features))
-        for first in range(0, self._groups, step):
-            tile = np.empty((self.in_features, ROWS * min(step, self._groups - first)), np.float32)
+        for first, count in self.tiles():
+            tile = np.empty((self.in_features, ROWS * count), np.float32)
             self._dequantize(first, tile)
             yield first, tile
 
-    def _finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._bias is not None:
-            y += self._bias
+    def rounded_tiles(self) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float32]]]:
+        """Yield the first row group of each tile, its int8 words and the scales of its rows."""
+        for first, count in self.tiles():
+            words = np.empty((count, self.in_features // 4, ROWS), np.int32)
+            scale = np.empty(ROWS * count, np.float32)
+            self._round(first, words, scale)
+            yield first, words, scale
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Yield the first row group and the number of row groups of each tile."""
+        step = max(1, TILE_BYTES // (4 * ROWS * self.in_features))
+        for first in range(0, self._groups, step):
+            yield first, min(step, self._groups - first)
+
+    def finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Add the bias to products, in place."""
+        if self.bias is not None:
+            y += self.bias
         return y
 
     def _check(self, x: NDArray[np.float32]) -> None:

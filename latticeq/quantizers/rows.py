@@ -218,6 +218,39 @@ class NestRowCodec:
         InputError
             If shape or dtype are others, or bytes stand for no codeword.
         """
+        digits, index, norms = self._unpacked(rows)
+        values: NDArray[np.float32] = self.code.decode(digits, index).reshape(-1, self.n)
+        values *= norms[:, None]
+        return values
+
+    def decode_points(
+        self, rows: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Return the integers that bytes stand for, and what they are worth.
+
+        Parameters
+        ----------
+        rows : ndarray of uint8, shape (R, row_nbytes)
+
+        Returns
+        -------
+        points : ndarray of int8, shape (R, n)
+        scales : ndarray of float32, shape (R, n / 8)
+            What a unit is worth in each block: the row is the points times it.
+
+        Raises
+        ------
+        InputError
+            As `decode`.
+        """
+        digits, index, norms = self._unpacked(rows)
+        points = self.code.points(digits.reshape(-1, 8)).reshape(-1, self.n)
+        units = np.asarray(self.code.betas, np.float32) * np.float32(self.code.unit)
+        return points, norms[:, None] * units[index]
+
+    def _unpacked(
+        self, rows: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
         coded = checked_bytes(rows, self.row_nbytes)
         digits = np.empty((len(coded), self.n // 8, 8), np.uint8)
         index = np.empty(digits.shape[:2], np.uint8)
@@ -225,9 +258,7 @@ class NestRowCodec:
         _unpack(coded, self.digit_bits, self.index_bits, digits, index, norms)
         if self.is_d8:
             digits, index = split_d8(digits, self.code.q)
-        values: NDArray[np.float32] = self.code.decode(digits, index).reshape(-1, self.n)
-        values *= norms[:, None]
-        return values
+        return digits, index, norms
 
 
 @kernel(parallel=True)
