@@ -262,7 +262,7 @@ def _quantize_linear(
     """Quantize one matrix, keep its bytes and its report, and return what runs from them."""
     start = time.perf_counter()
     original, full = tensors.linears[name], f"{prefix}{name}.weight"
-    quantizer = options.quantizer()
+    quantizer = options.quantizer(name)
     losses: dict[str, Any] = {}
     if objective is None:
         coded: Any = quantizer.quantize(original)
