@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from latticeq.cli.accuracy_grid import GRID, QUICK, chosen_rows
-from latticeq.cli.accuracy_report import Comparison
+from latticeq.cli.comparison import Comparison
 from latticeq.errors import InputError
 from latticeq.model.options import Options
 from tests.tiny_model import byte_config, latticeq, write_byte_model
