@@ -149,8 +149,8 @@ def chosen_rows(patterns: list[str]) -> list[Row]:
 
     Examples
     --------
-    >>> [row.name for row in chosen_rows(["w-nest-*ldlq"])]
-    ['w-nest-ldlq', 'w-nest-qa-ldlq']
+    >>> [row.name for row in chosen_rows(["w-nest14-*", "w-nest-ldlq"])]
+    ['w-nest-ldlq', 'w-nest14-qa-ldlq']
     """
     for pattern in patterns:
         if not any(fnmatchcase(row.name, pattern) for row in GRID):
