@@ -21,7 +21,7 @@ from latticeq.transforms.rotation import Rotation
 if TYPE_CHECKING:
     from latticeq.quantizers.rows import RowCodec
 
-__all__ = ["CodedLinear", "coded_rows"]
+__all__ = ["CodedLinear", "DecodedLinear", "coded_rows"]
 
 
 def coded_rows(x: NDArray[np.float32], rotation: Rotation, codec: RowCodec) -> NDArray[np.float32]:
@@ -73,3 +73,26 @@ class CodedLinear:
             return [linear(x) for linear in linears]
         decoded = coded_rows(x, first.inner.rotation, first.codec)
         return [linear.inner.multiply_rotated(decoded) for linear in linears]
+
+
+class DecodedLinear:
+    """A packed linear for inputs that are coded already: what `coded_rows` returned.
+
+    Calibration looks at what a code makes of an input before the linears take it, and spares them
+    to code it once more.
+
+    Parameters
+    ----------
+    inner : TiledLinear
+        M x N.
+    """
+
+    def __init__(self, inner: TiledLinear) -> None:
+        self.inner = inner
+        self.in_features, self.out_features = inner.in_features, inner.out_features
+        self.nbytes = inner.nbytes
+        self.dtype = inner.dtype
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Multiply: (T, N) float32, rotated and decoded -> (T, M) float32."""
+        return self.inner.multiply_rotated(x)
