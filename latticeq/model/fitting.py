@@ -168,12 +168,9 @@ class _Watch(FloatCache):
     def attend(
         self, layer: int, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        options = self._drawn.options
+        is_turned = self._drawn.options.rotate_values
         centred = k if self._offset is None else k - self._offset
-        for kind, rows, is_turned in (
-            ("keys", centred, options.rotate_keys),
-            ("values", v, options.rotate_values),
-        ):
-            turn = Rotation(k.shape[2], kind="hadamard" if is_turned else "none")
+        for kind, rows, rotate in (("keys", centred, True), ("values", v, is_turned)):
+            turn = Rotation(k.shape[2], kind="hadamard" if rotate else "none")
             self._drawn.add(kind, rows.reshape(-1, k.shape[2]), self._share, turn)
         return super().attend(layer, q, k, v)

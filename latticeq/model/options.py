@@ -67,8 +67,8 @@ class Options:
         activations and 0 elsewhere if omitted.
     key_offset : bool, optional
         Whether the mean key of each head is taken out of keys; NestQuant's default.
-    rotate_keys, rotate_values : bool
-        Whether the cache codes keys and values rotated over the head.
+    rotate_values : bool
+        Whether the cache codes values rotated over the head, as it does keys.
     embedding : "int8" or "keep"
         How token embeddings and the output head are stored.
     calibration_tokens : int
@@ -99,7 +99,6 @@ class Options:
     damping: float = DAMPING
     smoothing: float | None = None
     key_offset: bool | None = None
-    rotate_keys: bool = True
     rotate_values: bool = True
     embedding: str = "int8"
     calibration_tokens: int = 32768
@@ -208,7 +207,7 @@ class Options:
         else:
             keys, values = self._coding("keys"), self._coding("values")
         return CacheCoding(
-            keys, values, self.rotate_keys, self.rotate_values, key_offset=self.centres_keys
+            keys, values, rotate_values=self.rotate_values, key_offset=self.centres_keys
         )
 
     def _coding(self, kind: str) -> Coding:
