@@ -178,8 +178,15 @@ def ldlq(
     -------
     ndarray of float64, shape (M, N)
         The quantized weights.
+
+    Raises
+    ------
+    InputError
+        If the factor is of another size.
     """
     n, block, lower = weights.shape[1], factor.block, factor.lower
+    if len(lower) != n:
+        raise InputError(f"the Hessian is of size {len(lower)}; a matrix {weights.shape} needs {n}")
     target, quantized = weights.copy(), np.empty_like(weights)
     error = np.zeros_like(weights)  # of the weights themselves, not of the corrected targets
     panel = max(block, PANEL - PANEL % block)
