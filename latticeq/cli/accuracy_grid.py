@@ -67,6 +67,7 @@ def _weights() -> Iterator[Row]:
         "nest14": ("NestQuant q=14 k=4, radix", {"q": 14, "packing": "radix"}, every[2:]),
         "nest8": ("NestQuant q=8 k=4", {"q": 8}, every[2:]),
         "published": ("NestQuant q=14 k=4 as published", _PUBLISHED, every[1:2]),
+        "nest-fitted": ("NestQuant q=16 k=4, scales fitted", {"betas": "fitted"}, every[2:]),
         "int4": ("int4 per row, clip search", {"method": "int4"}, every),
         "int4-g128": ("int4 in groups of 128", {"method": "int4", "group": 128}, every[1:2]),
         "int4-g64": ("int4 in groups of 64", _G64, every),
@@ -88,7 +89,10 @@ def _cache() -> Iterator[Row]:
     yield Row("kv-nest-qa-ldlq", f"{nest}, keys centred", {**regime, "feedback": "qa-ldlq"}, True)
     plain = {**regime, "feedback": "ldlq", **_PLAIN}
     yield Row("kv-nest-ldlq-plain", f"{nest}, keys not centred", plain)
-    yield Row("kv-nest-ldlq", f"{nest}, keys centred", {**regime, "feedback": "ldlq"})
+    centred = {**regime, "feedback": "ldlq"}
+    yield Row("kv-nest-ldlq", f"{nest}, keys centred", centred)
+    label = f"{nest}, keys centred, values not rotated"
+    yield Row("kv-nest-ldlq-values-plain", label, {**centred, "rotate_values": False})
     published = {**_PUBLISHED, **regime, "feedback": "ldlq"}
     yield Row("kv-published-ldlq", "NestQuant q=14 k=4 as published", published, True)
     for method in SCALARS:
@@ -102,6 +106,7 @@ def _activations() -> Iterator[Row]:
     nest = "NestQuant q=16 k=4"
     helped = f"{nest}, smoothed, keys centred"
     yield Row("a-nest", helped, aware, True)
+    yield Row("a-nest-fitted", f"{helped}, scales fitted", {**aware, "betas": "fitted"})
     yield Row("a-nest-ldlq", helped, {**aware, "feedback": "ldlq"})
     published = {**_PUBLISHED, **aware, "qa_form": "isotropic"}
     yield Row("a-published", "NestQuant q=14 k=4 as published", published, True)
@@ -144,8 +149,8 @@ def chosen_rows(patterns: list[str]) -> list[Row]:
 
     Examples
     --------
-    >>> [row.name for row in chosen_rows(["w-nest-*ldlq"])]
-    ['w-nest-ldlq', 'w-nest-qa-ldlq']
+    >>> [row.name for row in chosen_rows(["w-nest14-*", "w-nest-ldlq"])]
+    ['w-nest-ldlq', 'w-nest14-qa-ldlq']
     """
     for pattern in patterns:
         if not any(fnmatchcase(row.name, pattern) for row in GRID):

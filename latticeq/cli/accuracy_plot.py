@@ -56,7 +56,7 @@ def _family(name: str) -> str:
 
 
 def _panel(axes: Any, results: Mapping[str, Mapping[str, Any]], windows: int, regime: str) -> None:
-    from latticeq.cli.accuracy_report import compare
+    from latticeq.cli.comparison import compare
 
     best: dict[str, tuple[float, float]] = {}
     for row in GRID:

@@ -6,17 +6,15 @@ Nothing is measured here: measured figures come from the files, sentences say ho
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from latticeq.cli.accuracy_grid import FLOAT, GRID, Row
+from latticeq.cli.comparison import Results, compare
 from latticeq.errors import FormatError
 
-__all__ = ["Comparison", "compare", "write_report"]
-
-Results = Mapping[str, Mapping[str, Any]]
+__all__ = ["write_report"]
 
 _HEADLINES = (
     ("w-nest-qa-ldlq", "kv-nest-qa-ldlq", "a-nest"),
@@ -41,34 +39,29 @@ _STEPS = (
 )
 
 
-class Comparison:
-    """A row beside the float model, on the windows that both were measured on.
+Pair = tuple[str, str, str]
+"""A row, another that differs from it in one thing, and what both are called."""
 
-    Attributes
-    ----------
-    windows : int
-    perplexity, gap : float
-        The gap is the difference of the two perplexities.
-    stderr : float
-        The paired standard error of the gap over windows: what the windows have in common cancels.
-    """
-
-    def __init__(self, losses: Sequence[float], wanted: Sequence[float]) -> None:
-        self.windows = min(len(losses), len(wanted))
-        pairs = list(zip(losses, wanted, strict=False))
-        mean, base = (sum(column) / self.windows for column in zip(*pairs, strict=True))
-        self.perplexity = math.exp(mean)
-        self.gap = self.perplexity - math.exp(base)
-        differences = [one - other for one, other in pairs]
-        shift = mean - base
-        variance = sum((d - shift) ** 2 for d in differences) / max(1, self.windows - 1)
-        self.stderr = self.perplexity * math.sqrt(variance / self.windows)
-
-
-def compare(results: Results, name: str, windows: int | None = None) -> Comparison:
-    """Return a row's perplexity beside the float model's, on the first windows or on all."""
-    own, wanted = (results[one]["perplexity"]["window_losses"][:windows] for one in (name, FLOAT))
-    return Comparison(own, wanted)
+_PAIRS: tuple[tuple[str, str, tuple[str, str], tuple[Pair, ...]], ...] = (
+    (
+        "What fitted scales gain",
+        "Tuned scales are those of Gaussian numbers. Fitted ones are fitted, before anything is\n"
+        "quantized, to rows of the model: a set for each kind of linear, and for keys, values and\n"
+        "activations where they are coded.",
+        ("tuned", "fitted"),
+        (
+            ("w-nest-qa-ldlq", "w-nest-fitted-qa-ldlq", "weights"),
+            ("a-nest", "a-nest-fitted", "weights, cache and activations"),
+        ),
+    ),
+    (
+        "Rotating values",
+        "Rotating over the head spreads large channels over all of it. The cache codes values so\n"
+        "unless it is told not to.",
+        ("rotated", "not rotated"),
+        (("kv-nest-ldlq", "kv-nest-ldlq-values-plain", "weights and cache"),),
+    ),
+)
 
 
 def write_report(results: Results, path: Path, work: Path) -> None:
@@ -107,7 +100,9 @@ def write_report(results: Results, path: Path, work: Path) -> None:
         "w+kv+a": "Weights, cache and activations",
     }
     parts += [_table_of(results, regime, title, windows) for regime, title in titles.items()]
-    parts += [_forms(results, windows), _steps(results, windows), _whole_text(results)]
+    parts += [_forms(results, windows), _steps(results, windows)]
+    parts += [_pairs(results, windows, *section) for section in _PAIRS]
+    parts.append(_whole_text(results))
     distortion = work / "distortion.json"
     if distortion.is_file():
         found = json.loads(distortion.read_text("utf-8").splitlines()[-1])
@@ -262,10 +257,7 @@ def _steps(results: Results, windows: int) -> str:
         found = compare(results, name, windows)
         gain = ""
         if before is not None:
-            own, wanted = (
-                results[one]["perplexity"]["window_losses"][:windows] for one in (name, before)
-            )
-            step = Comparison(own, wanted)
+            step = compare(results, name, windows, before)
             gain = f"{step.gap:+.3f} ± {step.stderr:.3f}"
         rows.append((label, f"{found.perplexity:.3f}", f"{found.gap:.3f}", gain))
         before = name
@@ -273,6 +265,21 @@ def _steps(results: Results, windows: int) -> str:
         return ""
     heading = ("each with the ones before", "perplexity", "gap", "change, paired")
     return f"## What each step gained, all coded with NestQuant q=16 k=4\n\n{_lines(heading, rows)}"
+
+
+def _pairs(
+    results: Results, windows: int, title: str, words: str, ways: tuple[str, str], pairs: Any
+) -> str:
+    """Return a section of rows beside others that differ in one thing, where both are measured."""
+    rows = []
+    for name, other, label in pairs:
+        if name in results and other in results:
+            change = compare(results, other, windows, name)
+            cells = [f"{compare(results, one, windows).perplexity:.3f}" for one in (name, other)]
+            rows.append((label, *cells, f"{change.gap:+.3f} ± {change.stderr:.3f}"))
+    if not rows:
+        return ""
+    return f"## {title}\n\n{words}\n\n{_lines(('', *ways, 'change, paired'), rows)}"
 
 
 def _whole_text(results: Results) -> str:

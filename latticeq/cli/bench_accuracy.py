@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,11 @@ from latticeq.cli.console import on_interrupt, say
 from latticeq.cli.contents import read_config, run_bits
 from latticeq.cli.env import versions
 from latticeq.cli.tables import duration
-from latticeq.errors import FormatError, InputError, context
+from latticeq.errors import FormatError, InputError, LatticeqError, context
 
 if TYPE_CHECKING:
-    from latticeq.model.llama import Llama
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -104,14 +106,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     settings = _settings(args)
     folder = args.work / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    left = [row for row in rows if not _is_done(folder, row, settings)]
+    for row in _measured(folder):
+        _check_same(folder, row, {"model": settings["model"]})
+    tokens = _tokens(args)
+    left = [row for row in rows if not _is_done(folder, row, settings, _windows(row, tokens, args))]
     on_interrupt(f"Figures are kept in {args.work}: run the same command to go on.")
     if left:
         compile_notice()
         say(f"{len(left)} of {len(rows)} rows to measure, about {duration(_ROW_S * len(left))}")
     for number, row in enumerate(left, start=1):
         say(f"\n[{number} of {len(left)}] {row.name}: {row.label}")
-        _keep(folder / f"{row.name}.json", _measure(row, args, settings))
+        _keep(folder / f"{row.name}.json", _measure(row, args, settings, tokens))
     results = {row.name: _read(folder / f"{row.name}.json") for row in _measured(folder)}
     if args.report is not None:
         write_report(results, args.report, args.work)
@@ -121,7 +126,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return what two figures must share to be compared."""
-    from latticeq.model.source import weights_fingerprint
+    from latticeq.model.source import contents_fingerprint
     from latticeq.storage.checkpoint import checksum
 
     calibration = str(args.calibration)
@@ -129,13 +134,30 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         with context("--calibration"):
             calibration = Path(calibration).name + " " + checksum(_bytes(Path(calibration)))[:16]
     return {
-        "source": weights_fingerprint(args.source)[:16],
+        "model": contents_fingerprint(args.source)[:16],
         "text": "builtin" if args.text is None else args.text.name,
         "text_sha256": None if args.text is None else checksum(_bytes(args.text)),
         "calibration": calibration,
         "calibration_tokens": args.calibration_tokens,
         "context": args.context,
     }
+
+
+def _tokens(args: argparse.Namespace) -> NDArray[np.int64]:
+    """Return the token ids of the text that perplexity is measured on."""
+    import numpy as np
+
+    from latticeq.model.builtin_text import heldout_text
+    from latticeq.model.tokenizer import Tokenizer
+
+    text = heldout_text() if args.text is None else args.text.read_text("utf-8")
+    return np.array(Tokenizer.from_folder(args.source).tokenize(text), np.int64)
+
+
+def _windows(row: Row, tokens: NDArray[np.int64], args: argparse.Namespace) -> int:
+    """Return how many windows a row is to be measured on; one if the text has not even that."""
+    whole: int = max(1, len(tokens) // max(args.context, 1))
+    return whole if args.full and row.is_headline else min(args.windows, whole)
 
 
 def _bytes(path: Path) -> bytes:
@@ -149,19 +171,32 @@ def _measured(folder: Path) -> list[Row]:
     return [row for row in GRID if (folder / f"{row.name}.json").is_file()]
 
 
-def _is_done(folder: Path, row: Row, settings: dict[str, Any]) -> bool:
-    path = folder / f"{row.name}.json"
-    if not path.is_file():
+def _is_done(folder: Path, row: Row, settings: dict[str, Any], windows: int) -> bool:
+    """Tell whether a row was measured with these settings, on as many windows at least."""
+    if not _path(folder, row).is_file():
         return False
+    found = _check_same(folder, row, settings)
+    return len(found["perplexity"]["window_losses"]) >= windows
+
+
+def _check_same(folder: Path, row: Row, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's figures, refusing those of other settings."""
+    path = _path(folder, row)
     found = _read(path)
     for name, value in settings.items():
-        # The source's fingerprint has the times of its files, which a copy elsewhere does not keep.
-        if name != "source" and found["settings"].get(name) != value:
+        before = found["settings"].get(name)
+        if name == "model" and before is None:
+            continue  # written when the times of files told models apart, which no copy keeps
+        if before != value:
             raise InputError(
-                f"{path} was measured with {name} = {found['settings'].get(name)!r}; now it is "
-                f"{value!r}: choose another --work, or remove the file"
+                f"{path} was measured with {name} = {before!r}; now it is {value!r}: choose "
+                "another --work, or remove the file"
             )
-    return True
+    return found
+
+
+def _path(folder: Path, row: Row) -> Path:
+    return folder / f"{row.name}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -180,25 +215,74 @@ def _keep(path: Path, figures: dict[str, Any]) -> None:
     fresh.replace(path)
 
 
-def _measure(row: Row, args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+def _measure(
+    row: Row, args: argparse.Namespace, settings: dict[str, Any], tokens: NDArray[np.int64]
+) -> dict[str, Any]:
     from latticeq.model.loader import load
+    from latticeq.model.perplexity import perplexity
 
     figures: dict[str, Any] = {"label": row.label, "regime": row.regime, "settings": settings}
-    folder = args.source
+    folder, kept = args.source, None
     if row.name != FLOAT:
         folder = args.work / "models" / row.name
-        figures["quantize"] = _quantize(row, folder, args)
+        kept = _kept(row, folder, args, settings)
+        figures["quantize"] = _quantize(row, folder, args) if kept is None else kept
     model = load(folder)
     start = time.perf_counter()
-    figures["perplexity"] = _perplexity(model, row, args)
+    windows = _windows(row, tokens, args)
+    found = perplexity(model, tokens, context=args.context, windows=windows, progress=True)
+    figures["perplexity"] = found.as_dict()
     figures["perplexity_s"] = round(time.perf_counter() - start, 1)
     figures |= {"bits_per_weight": model.bits_per_weight, **run_bits(read_config(folder))}
     figures |= {"cpu": machine.cpu_name(), "versions": versions()}
     say(f"perplexity {figures['perplexity']['perplexity']:.3f}")
-    if row.name != FLOAT and not args.keep:
+    if row.name != FLOAT and kept is None and not args.keep:
         del model  # its weights are mapped
         shutil.rmtree(folder)
     return figures
+
+
+def _options(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that a row is quantized with."""
+    calibration = {
+        "calibration_tokens": args.calibration_tokens,
+        "calibration_context": args.context,
+    }
+    return {**calibration, **row.options}
+
+
+def _kept(
+    row: Row, folder: Path, args: argparse.Namespace, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return what is known of quantizing a row, if that can be measured which was kept of it.
+
+    The row's own figures, which were found to be of these settings, know it; the packed model must
+    say the same of itself, and be whole.
+    """
+    from latticeq.model.options import Options
+    from latticeq.storage.checkpoint import verify
+
+    path = _path(args.work / "results", row)
+    if not path.is_file() or not folder.is_dir():
+        return None
+    try:
+        found = read_config(folder)["quantization_config"]
+        verify(folder)
+    except LatticeqError as error:
+        say(f"{folder} is made again: {error}")
+        return None
+    defaults = asdict(Options())  # what an older version did not know, it did by default
+    wanted = json.loads(json.dumps(asdict(Options(**_options(row, args)))))
+    text = found["calibration"]
+    if text is not None and text["text"] != "builtin":
+        is_same = f"{text['text']} {text['sha256'][:16]}" == settings["calibration"]
+    else:
+        is_same = text is None or settings["calibration"] == "builtin"
+    if not is_same or {**defaults, **found["parameters"]} != wanted:
+        return None
+    say(f"measured from {folder}, which was kept")
+    quantized: dict[str, Any] = _read(path)["quantize"]
+    return quantized
 
 
 def _quantize(row: Row, out: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -216,9 +300,7 @@ def _quantize(row: Row, out: Path, args: argparse.Namespace) -> dict[str, Any]:
             calibration=args.calibration,
             resume=True,
             report=progress,
-            calibration_tokens=args.calibration_tokens,
-            calibration_context=args.context,
-            **row.options,
+            **_options(row, args),
         )
     losses = [layer.proxy_loss for layer in report.layers if layer.proxy_loss is not None]
     return {
@@ -229,13 +311,3 @@ def _quantize(row: Row, out: Path, args: argparse.Namespace) -> dict[str, Any]:
         "proxy_loss": sum(losses) / len(losses) if losses else None,
         "relative_error": sum(layer.relative_error for layer in report.layers) / len(report.layers),
     }
-
-
-def _perplexity(model: Llama, row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    from latticeq.model.builtin_text import heldout_text
-    from latticeq.model.perplexity import perplexity
-
-    text = heldout_text() if args.text is None else args.text.read_text("utf-8")
-    windows = None if args.full and row.is_headline else args.windows
-    found = perplexity(model, text, context=args.context, windows=windows, progress=True)
-    return found.as_dict()

@@ -52,6 +52,10 @@ class QuantizeProgress:
         if event == "check":
             self._bar.set_postfix_str(f"{value[0]} of {value[1]} tensors", refresh=False)
             self._bar.update(0)  # shows it, but not more often than the eye follows
+        elif event == "fit":
+            self._bar.set_description("fitting scales", refresh=False)
+            self._bar.set_postfix_str(f"{value[0]} of {value[1]} steps", refresh=False)
+            self._bar.update(0)
         elif event == "layer" and self._lines:
             self._lines(_line(value), file=sys.stderr)
         elif event == "stage":

@@ -108,10 +108,11 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--betas",
-        metavar="tuned|published|X,Y,..",
+        metavar="tuned|fitted|published|X,Y,..",
         type=_betas,
         default="tuned",
-        help="the scales: tuned for Gaussian weights (default), the paper's authors' (k = 4), or k "
+        help="the scales: tuned for Gaussian weights (default), fitted to this model, a set for "
+        "each kind of weights, keys, values and activations, the paper's authors' (k = 4), or k "
         "increasing numbers",
     )
     group.add_argument(
@@ -127,6 +128,12 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="take the mean key of each head out of keys before they are coded, which attention "
         "does not see (default: where nestquant codes them)",
+    )
+    group.add_argument(
+        "--rotate-values",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="rotate values over the head before the cache codes them (default)",
     )
     group.add_argument(
         "--rotate",
@@ -200,13 +207,14 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
 
 
 def _betas(text: str) -> str | tuple[float, ...]:
-    if text in {"tuned", "published"}:
+    if text in {"tuned", "fitted", "published"}:
         return text
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither 'tuned' nor 'published' nor numbers such as 3.5,4.5,6,14.5"
+            f"{text!r} is neither 'tuned', 'fitted' nor 'published', nor numbers such as "
+            "3.5,4.5,6,14.5"
         ) from error
 
 
@@ -281,6 +289,7 @@ def _options(args: argparse.Namespace, longest: int) -> Options:
         qa_strength=args.qa_strength,
         smoothing=args.smoothing,
         key_offset=args.key_offset,
+        rotate_values=args.rotate_values,
         damping=args.damping,
         embedding=args.embedding,
         calibration_tokens=args.calibration_tokens,

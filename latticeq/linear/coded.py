@@ -23,7 +23,7 @@ from latticeq.linear.tiled import TiledLinear
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["CodedLinear", "coded_rows"]
+__all__ = ["CodedLinear", "DecodedLinear", "coded_rows"]
 
 LANES = 16
 
@@ -103,3 +103,26 @@ class CodedLinear:
             columns = slice(LANES * first, LANES * (first + count))
             out[:, columns] = part[: len(points), : inner.out_features - columns.start]
         return inner.finished(out)
+
+
+class DecodedLinear:
+    """A packed linear for inputs that are coded already: what `coded_rows` returned.
+
+    Calibration looks at what a code makes of an input before the linears take it, and spares them
+    to code it once more.
+
+    Parameters
+    ----------
+    inner : TiledLinear
+        M x N.
+    """
+
+    def __init__(self, inner: TiledLinear) -> None:
+        self.inner = inner
+        self.in_features, self.out_features = inner.in_features, inner.out_features
+        self.nbytes = inner.nbytes
+        self.dtype = inner.dtype
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Multiply: (T, N) float32, rotated and decoded -> (T, M) float32."""
+        return self.inner.multiply_rotated(x)

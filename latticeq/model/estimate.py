@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from latticeq.model.config import LlamaConfig
+from latticeq.model.fitting import FITTED_BLOCKS, FITTED_WINDOWS
 from latticeq.model.options import Options
 from latticeq.model.plan import PlannedTensor
 from latticeq.model.quantize_block import STATISTICS_WINDOWS
@@ -27,6 +28,7 @@ _EXPONENTIAL_S = 1e-9  # a score of attention
 _FLOPS = 4e9  # of a timed product
 _MOMENT_SIZE = 2048  # of the timed one, at most: the widest moment takes most of the time
 _ENCODED_ROWS = 512
+_FIT_TRIALS = 100  # times that a search encodes its blocks, about
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def estimate(
     seconds = entries / speeds.encoded
     if options.embedding == "int8":
         seconds += _EMBEDDING_S * sum(m * n for m, n in tables)
+    if options.fits_scales:
+        seconds += len(options.scale_kinds) * _FIT_TRIALS * 8 * FITTED_BLOCKS / speeds.encoded
     if options.is_calibrated:
         seconds += _calibration_seconds(config, linears, options, speeds)
     return Estimate(seconds, _memory(config, linears, tables, options))
@@ -145,7 +149,11 @@ def _calibration_seconds(
     is_aware = options.feedback == "qa-ldlq"
     # The float model, the quantized one, and the first windows once more for statistics.
     share = min(STATISTICS_WINDOWS * window / tokens, 1.0)
-    seconds *= 1 + is_aware + share * bool(options.smooths or options.centres_keys)
+    has_statistics = bool(options.smooths or options.centres_keys)
+    passes = 1 + is_aware + share * has_statistics
+    if options.fits_scales and (options.regime != "w" or options.smooths):
+        passes += min(FITTED_WINDOWS * window / tokens, 1.0) * (1 + has_statistics)
+    seconds *= passes
     if options.feedback != "none":
         # A symmetric moment is half the work of another. Then for each linear a Cholesky factor,
         # the feedback, and three losses; encoded once more without feedback, to show what it gains.

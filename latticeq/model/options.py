@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from latticeq.errors import InputError
+from latticeq.model.llama import BLOCK_LINEARS
 from latticeq.model.run_coding import CacheCoding, RunCoding
 from latticeq.quantizers.betas import published_betas
 from latticeq.quantizers.coding import Coding, NestCoding, ScalarCoding
@@ -12,12 +14,15 @@ from latticeq.quantizers.feedback import DAMPING
 from latticeq.quantizers.nestquant import NestQuant
 from latticeq.quantizers.scalar import Scalar
 
-__all__ = ["METHODS", "REGIMES", "SMOOTHING", "STRENGTH", "Options"]
+__all__ = ["FITTED", "METHODS", "REGIMES", "SMOOTHING", "STRENGTH", "Options"]
 
 METHODS = ("nestquant", "int4", "nf4", "mxfp4", "nvfp4")
 REGIMES = ("w", "w+kv", "w+kv+a")
 FEEDBACKS = ("none", "ldlq", "qa-ldlq")
 QA_FORMS = ("general", "isotropic", "diagonal", "full")
+
+FITTED = "fitted"
+"""The betas that `latticeq.model.fitting` finds."""
 
 STRENGTH = 0.5
 """Of the step from the weights to the target of QA-LDLQ's general form: see `Objective`."""
@@ -42,7 +47,8 @@ class Options:
         What is coded: weights, keys and values, activations.
     q, k, shaping, betas, selection, packing
         Of `NestQuant`. Keys, values and activations take the same q, k and cell, "published" betas
-        those published for their kind.
+        those published for their kind. Betas may also be "fitted", to what is really coded (see
+        `latticeq.model.fitting`), or a mapping with a set for each name of `scale_kinds`.
     group : int, optional
         Of `Scalar`: entries of a weight's row that share a scale.
     rotate, seed
@@ -61,6 +67,8 @@ class Options:
         activations and 0 elsewhere if omitted.
     key_offset : bool, optional
         Whether the mean key of each head is taken out of keys; NestQuant's default.
+    rotate_values : bool
+        Whether the cache codes values rotated over the head, as it does keys.
     embedding : "int8" or "keep"
         How token embeddings and the output head are stored.
     calibration_tokens : int
@@ -79,7 +87,7 @@ class Options:
     q: int = 16
     k: int = 4
     shaping: str = "voronoi"
-    betas: str | tuple[float, ...] = "tuned"
+    betas: str | tuple[float, ...] | Mapping[str, tuple[float, ...]] = "tuned"
     selection: str = "opt"
     packing: str = "digits"
     group: int | None = None
@@ -91,6 +99,7 @@ class Options:
     damping: float = DAMPING
     smoothing: float | None = None
     key_offset: bool | None = None
+    rotate_values: bool = True
     embedding: str = "int8"
     calibration_tokens: int = 32768
     calibration_context: int = 2048
@@ -127,7 +136,19 @@ class Options:
     @property
     def is_calibrated(self) -> bool:
         """Whether calibration text runs through the model at all."""
-        return self.feedback != "none" or self.smooths > 0 or self.centres_keys
+        is_measured = self.fits_scales and self.regime != "w"
+        return self.feedback != "none" or self.smooths > 0 or self.centres_keys or is_measured
+
+    @property
+    def fits_scales(self) -> bool:
+        """Whether scales are yet to be fitted to the model."""
+        return self.method == "nestquant" and self.betas == FITTED
+
+    @property
+    def scale_kinds(self) -> tuple[str, ...]:
+        """What has scales of its own where they are fitted: each linear of a block, and so on."""
+        cache = ("keys", "values") if self.regime != "w" else ()
+        return (*BLOCK_LINEARS, *cache, *(("activations",) if self.regime == "w+kv+a" else ()))
 
     @property
     def smooths(self) -> float:
@@ -150,15 +171,15 @@ class Options:
             return self.qa_strength
         return STRENGTH if self.qa_form == "general" else 1.0
 
-    def quantizer(self) -> NestQuant | Scalar:
-        """Return the quantizer of the linears."""
+    def quantizer(self, name: str = BLOCK_LINEARS[0]) -> NestQuant | Scalar:
+        """Return the quantizer of a linear of `BLOCK_LINEARS`; they differ in their scales only."""
         if self.method != "nestquant":
             return Scalar(self.method, self.group, self.rotate, seed=self.seed)  # type: ignore[arg-type]
         return NestQuant(
             self.q,
             self.k,
             self.shaping,
-            betas=self.betas,
+            betas=self._betas(name),
             selection=self.selection,
             packing=self.packing,
             rotate=self.rotate,
@@ -185,12 +206,25 @@ class Options:
             values = keys
         else:
             keys, values = self._coding("keys"), self._coding("values")
-        return CacheCoding(keys, values, key_offset=self.centres_keys)
+        return CacheCoding(
+            keys, values, rotate_values=self.rotate_values, key_offset=self.centres_keys
+        )
 
     def _coding(self, kind: str) -> Coding:
         quantizer = self.quantizer()
         if isinstance(quantizer, Scalar):
             return ScalarCoding(self.method, self.group)
-        code = quantizer.code
-        betas = published_betas(kind, self.q) if self.betas == "published" else code.betas
+        code, betas = quantizer.code, self._betas(kind)
+        if isinstance(betas, str):
+            betas = published_betas(kind, self.q) if betas == "published" else code.betas
         return NestCoding(code.q, betas, code.cell)
+
+    def _betas(self, kind: str) -> str | tuple[float, ...]:
+        """Return the scales of one of `scale_kinds`; until they are fitted, the tuned ones."""
+        if not isinstance(self.betas, Mapping):
+            return "tuned" if self.betas == FITTED else self.betas
+        if kind not in self.betas:
+            raise InputError(
+                f"betas has no set for {kind!r}; this regime needs {', '.join(self.scale_kinds)}"
+            )
+        return self.betas[kind]

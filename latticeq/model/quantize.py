@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from latticeq.errors import InputError, LatticeqError, context
 from latticeq.model.builtin_text import calibration_text
 from latticeq.model.calibrate import STAGES, Stream
+from latticeq.model.fitting import FITTED_WINDOWS, fit_scales
 from latticeq.model.job import Job, check_output, open_job
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.kv.new import new_cache
@@ -69,6 +70,8 @@ COPIED = (
     "LICENSE",
 )
 
+_SCALES = "scales"  # the part of fitted ones
+
 
 @dataclass(frozen=True)
 class QuantizeReport:
@@ -87,8 +90,8 @@ class QuantizeReport:
 
 Reporter = Callable[[str, Any], None]
 """Called with an event and its value: ("check", (done, total)) for each matrix that is read before
-all starts, ("layer", LayerReport), and ("stage", (block, stage)) when the linears of one input are
-done.
+all starts, ("fit", (done, total)) as scales are fitted, ("layer", LayerReport), and ("stage",
+(block, stage)) when the linears of one input are done.
 """
 
 
@@ -219,6 +222,8 @@ def _quantize_parts(
     config = load_config(source)
     weights = Weights(source, config)
     _quantize_ends(job, weights, options)
+    _fit(job, weights, options, windows, report)
+    options = _with_scales(job, options)
     missing = [i for i in range(config.num_hidden_layers) if not job.has(_part(i))]
     if not missing:
         return
@@ -233,6 +238,32 @@ def _quantize_parts(
         made = quantize_block(index, tensors, config, options, streams, report)
         record = {"tensors": made.entries, "layers": made.layers}
         job.write(_part(index), made.tensors, record)
+
+
+def _fit(
+    job: Job,
+    weights: Weights,
+    options: Options,
+    windows: NDArray[np.int64] | None,
+    report: Reporter,
+) -> None:
+    """Make the part that holds fitted scales, where there are to be any."""
+    if not options.fits_scales or job.has(_SCALES):
+        return
+    stream = None
+    if windows is not None and (options.regime != "w" or options.smooths):
+        stream = _streams(weights, options, windows[:FITTED_WINDOWS]).clean
+    config = weights.config
+    blocks = (_block_tensors(weights, index) for index in range(config.num_hidden_layers))
+    job.write(_SCALES, {}, {"betas": fit_scales(blocks, config, options, stream, report)})
+
+
+def _with_scales(job: Job, options: Options) -> Options:
+    """Return the options with the scales that were fitted."""
+    if not options.fits_scales:
+        return options
+    found = job.record(_SCALES)["betas"]
+    return replace(options, betas={kind: tuple(betas) for kind, betas in found.items()})
 
 
 def _streams(weights: Weights, options: Options, windows: NDArray[np.int64]) -> Streams:
@@ -309,6 +340,7 @@ def _assemble(
 ) -> QuantizeReport:
     """Make the checkpoint of all parts, verify it, and only then give it its name."""
     config = json.loads((source / "config.json").read_text("utf-8"))
+    fitted = _with_scales(job, options)
     names = ["ends", *(_part(i) for i in range(load_config(source).num_hidden_layers))]
     records = [job.record(name) for name in names]
     entries = {name: entry for record in records for name, entry in record["tensors"].items()}
@@ -320,7 +352,8 @@ def _assemble(
         "method": options.method,
         "regime": options.regime,
         "parameters": asdict(options),
-        **options.run_coding().to_config(),
+        "scales": fitted.betas if options.fits_scales else None,
+        **fitted.run_coding().to_config(),
         "calibration": calibration,
         "software": _software(),
         "tensors": {

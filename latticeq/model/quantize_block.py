@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import context
 from latticeq.linear.base import Linear
-from latticeq.linear.coded import CodedLinear, coded_rows
+from latticeq.linear.coded import DecodedLinear, coded_rows
 from latticeq.linear.dense import DenseLinear
 from latticeq.linear.packed import make_packed_linear
 from latticeq.model.calibrate import STAGES, Stream, block_statistics
@@ -200,7 +200,11 @@ def _advance(streams: Streams, clean: Block, coded: Block, stage: int, caches: A
 
 
 def _objective(streams: Streams, options: Options) -> Objective:
-    """Measure the inputs of a stage, and return what its weights are quantized towards."""
+    """Measure the inputs of a stage, and return what its weights are quantized towards.
+
+    Where activations are coded, the coded stream's inputs become what the code makes of them, in
+    the rotated basis: what the linears that are quantized here take next.
+    """
     n = streams.clean.inputs[0].shape[1]
     if streams.coded is None:
         hessian = Moment(n)
@@ -212,15 +216,20 @@ def _objective(streams: Streams, options: Options) -> Objective:
         assert coding is not None  # options refuse it
         return _noise_objective(streams.coded, rotation, coding, options)
     metric, cross = Moment(n), Moment(n)
-    for wanted, given in zip(streams.clean.inputs, streams.coded.inputs, strict=True):
-        x = given if coding is None else _coded(given, rotation, coding)
+    given = streams.coded.inputs
+    for number, wanted in enumerate(streams.clean.inputs):
+        x = given[number] if coding is None else _code(given, number, rotation, coding)
         metric.update(x)
         cross.update(wanted, x)
     return general(metric.mean(), cross.mean(), options.strength)
 
 
-def _coded(x: NDArray[np.float32], rotation: Rotation, coding: Coding) -> NDArray[np.float32]:
-    return rotation.apply_transpose(coded_rows(x, rotation, coding.codec(rotation.n)))
+def _code(
+    inputs: list[NDArray[np.float32]], number: int, rotation: Rotation, coding: Coding
+) -> NDArray[np.float32]:
+    """Replace an input by its decoded code, and return that in the input's own basis: (T, N)."""
+    inputs[number] = coded_rows(inputs[number], rotation, coding.codec(rotation.n))
+    return rotation.apply_transpose(inputs[number])
 
 
 def _noise_objective(
@@ -229,10 +238,11 @@ def _noise_objective(
     """Take the code's error for noise that is independent of the input."""
     n = rotation.n
     hessian, noise = Moment(n), Moment(n)
-    for x in stream.inputs:
+    for number, x in enumerate(stream.inputs):
         hessian.update(x)
+        coded = _code(stream.inputs, number, rotation, coding)
         if options.qa_form != "isotropic":
-            noise.update(_coded(x, rotation, coding) - x)
+            noise.update(coded - x)
     clean = hessian.mean()
     if options.qa_form == "isotropic":
         covariance = isotropic_noise(clean, _gaussian_error(coding, n))
@@ -262,14 +272,14 @@ def _quantize_linear(
     """Quantize one matrix, keep its bytes and its report, and return what runs from them."""
     start = time.perf_counter()
     original, full = tensors.linears[name], f"{prefix}{name}.weight"
-    quantizer = options.quantizer()
+    quantizer = options.quantizer(name)
     losses: dict[str, Any] = {}
     if objective is None:
         coded: Any = quantizer.quantize(original)
         values = coded.dequantize()
     else:
         target = objective.target(original, options.damping)
-        coded = quantizer.quantize(target, objective.metric, options.damping)
+        coded = quantizer.quantize(target, objective.factored(quantizer.factor, options.damping))
         values = coded.dequantize()
         loss = OutputLoss(original, objective.metric)
         losses = {
@@ -282,9 +292,8 @@ def _quantize_linear(
     made.tensors |= {f"{full}.{suffix}": array for suffix, array in bytes_of.arrays.items()}
     made.entries[full] = {**bytes_of.entry, "nbytes": bytes_of.nbytes}
     linear: Any = make_packed_linear(bytes_of, tensors.biases.get(name), "float32")
-    coding = options.input_coding()
-    if coding is not None:
-        linear = CodedLinear(linear, coding.codec(linear.in_features))
+    if options.input_coding() is not None:  # `_objective` leaves inputs coded
+        linear = DecodedLinear(linear)
     error, seconds = relative_error(original, values), round(time.perf_counter() - start, 3)
     row = LayerReport(full, 8 * bytes_of.nbytes / original.size, error, seconds, **losses)
     made.layers.append(asdict(row))

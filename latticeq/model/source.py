@@ -22,9 +22,18 @@ from latticeq.model.job import partial_folder
 from latticeq.model.loader import Weights, expected_tensors, load_config
 from latticeq.storage.checkpoint import checksum
 
-__all__ = ["check_finite", "float_folder", "is_gguf", "model_config", "weights_fingerprint"]
+__all__ = [
+    "check_finite",
+    "contents_fingerprint",
+    "float_folder",
+    "is_gguf",
+    "model_config",
+    "weights_fingerprint",
+]
 
 _CHUNK = 2**22
+_PAGE = 2**12
+_SAMPLES = 64  # of a file's bytes, where its contents are told by some of them
 _BFLOAT16_EXPONENT = np.uint16(0x7F80)
 
 
@@ -62,9 +71,41 @@ def model_config(source: Path) -> LlamaConfig:
 
 def weights_fingerprint(source: Path) -> str:
     """Return a digest of the names, sizes and times of a source's weight files."""
-    files = [source] if is_gguf(source) else sorted(source.glob("*.safetensors"))
-    stats = [(path.name, path.stat()) for path in files]
+    stats = [(path.name, path.stat()) for path in _weight_files(source)]
     return checksum(repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode())
+
+
+def contents_fingerprint(source: Path) -> str:
+    """Return a digest of the sizes and a sample of the bytes of a source's weight files.
+
+    A copy elsewhere has the same one. Of each file its first page is read, which for most is a good
+    part of the header, and pages spread evenly over the rest: another model, or the same one after
+    more training, differs in nearly all of its bytes; a single changed weight may go unseen.
+
+    Raises
+    ------
+    FormatError
+        If there is no such file, or one cannot be read.
+    """
+    parts = []
+    files = _weight_files(source)
+    if not files:
+        raise FormatError(f"{source} has no weights: no file *.safetensors is there")
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                parts.append(f"{path.name} {size}\n".encode())
+                for place in np.linspace(0, max(size - _PAGE, 0), _SAMPLES, dtype=np.int64):
+                    file.seek(int(place))
+                    parts.append(file.read(_PAGE))
+        except OSError as error:
+            raise FormatError(f"{path} cannot be read: {error.strerror}") from error
+    return checksum(b"".join(parts))
+
+
+def _weight_files(source: Path) -> list[Path]:
+    return [source] if is_gguf(source) else sorted(source.glob("*.safetensors"))
 
 
 @contextmanager

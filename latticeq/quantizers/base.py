@@ -50,9 +50,7 @@ class QuantizedTensor(Protocol):
 class Quantizer(Protocol):
     """A recipe that turns tensors into quantized tensors."""
 
-    def quantize(
-        self, x: Any, hessian: NDArray[np.float64] | None = None, damping: float = ...
-    ) -> QuantizedTensor:
+    def quantize(self, x: Any, hessian: Any = None, damping: float = ...) -> QuantizedTensor:
         """Quantize the rows of a tensor, minding a Hessian if one is given."""
         ...
 

@@ -23,8 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError
+from latticeq.transforms.rotation import Rotation
 
-__all__ = ["DAMPING", "DAMPING_GROWTH", "DAMPING_LIMIT", "Factor", "factor", "ldlq"]
+__all__ = [
+    "DAMPING",
+    "DAMPING_GROWTH",
+    "DAMPING_LIMIT",
+    "Factor",
+    "factor",
+    "ldlq",
+    "rotated_factor",
+]
 
 DAMPING = 1e-2
 DAMPING_GROWTH = 10.0
@@ -106,6 +115,36 @@ def factor(hessian: NDArray[np.float64], block: int = 8, damping: float = DAMPIN
             used = min(max(used * DAMPING_GROWTH, 1e-4), DAMPING_LIMIT)
 
 
+def rotated_factor(
+    hessian: NDArray[np.float64] | Factor,
+    rotation_of: Callable[[int], Rotation],
+    block: int,
+    damping: float,
+) -> Factor:
+    """Return the factor of R H Rᵀ, or what is given if that is a factor of this kind already.
+
+    Parameters
+    ----------
+    hessian : ndarray of float64, shape (N, N), or Factor
+    rotation_of : callable
+        Returns the rotation R of rows of a length.
+    block, damping
+        Of `factor`, whose errors these are.
+
+    Raises
+    ------
+    InputError
+        If the factor that is given is of other blocks.
+    """
+    if not isinstance(hessian, Factor):
+        return factor(rotation_of(len(hessian)).apply_both_sides(hessian), block, damping)
+    if hessian.block != block:
+        raise InputError(
+            f"the factor is of blocks of {hessian.block}; this quantizer needs blocks of {block}"
+        )
+    return hessian
+
+
 def _unit_lower(cholesky: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     """Return L with L[:, c] = C[:, c] C_cc^-1 for each block column c of a Cholesky factor C."""
     lower = np.zeros_like(cholesky)
@@ -139,8 +178,15 @@ def ldlq(
     -------
     ndarray of float64, shape (M, N)
         The quantized weights.
+
+    Raises
+    ------
+    InputError
+        If the factor is of another size.
     """
     n, block, lower = weights.shape[1], factor.block, factor.lower
+    if len(lower) != n:
+        raise InputError(f"the Hessian is of size {len(lower)}; a matrix {weights.shape} needs {n}")
     target, quantized = weights.copy(), np.empty_like(weights)
     error = np.zeros_like(weights)  # of the weights themselves, not of the corrected targets
     panel = max(block, PANEL - PANEL % block)

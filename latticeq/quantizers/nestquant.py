@@ -24,7 +24,7 @@ from latticeq.codes.nested import CELLS, NestedCode
 from latticeq.errors import InputError
 from latticeq.quantizers.base import as_rows
 from latticeq.quantizers.betas import published_betas, tuned_betas
-from latticeq.quantizers.feedback import DAMPING, Factor, factor, ldlq
+from latticeq.quantizers.feedback import DAMPING, Factor, ldlq, rotated_factor
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["NestQuant", "NestTensor", "is_radix_q", "nest_nbytes"]
@@ -240,10 +240,18 @@ class NestQuant:
         """Return the rotation of rows of length n."""
         return Rotation(n, self.seed, self.rotate)  # type: ignore[arg-type]
 
+    def factor(self, hessian: NDArray[np.float64] | Factor, damping: float = DAMPING) -> Factor:
+        """Return the factor of a Hessian (N, N) as `quantize` needs it; a factor is one already.
+
+        It depends on the rotation only, so quantizers of different scales can share it. Errors are
+        those of `latticeq.quantizers.feedback.factor`.
+        """
+        return rotated_factor(hessian, self.rotation, 8, damping)
+
     def quantize(
         self,
         x: ArrayLike,
-        hessian: NDArray[np.float64] | None = None,
+        hessian: NDArray[np.float64] | Factor | None = None,
         damping: float = DAMPING,
     ) -> NestTensor:
         """Quantize the rows of a tensor.
@@ -253,7 +261,8 @@ class NestQuant:
         x : array_like, shape (..., N)
             Real and finite; N a multiple of 8.
         hessian : ndarray of float64, shape (N, N), optional
-            E[a aᵀ] of the activations a that the rows will multiply: turns error feedback on.
+            E[a aᵀ] of the activations a that the rows will multiply: turns error feedback on. Or
+            its `factor`, where several matrices share it.
         damping : float
             Relative damping of the Hessian.
 
@@ -280,7 +289,7 @@ class NestQuant:
         if hessian is None:
             digits, scale_index = self.code.encode(unit.reshape(len(rows), -1, 8))
         else:
-            factored = factor(rotation.apply_both_sides(hessian), 8, damping)
+            factored = self.factor(hessian, damping)
             digits, scale_index = self._feed_back(unit, factored)
             used = factored.damping
         return NestTensor(

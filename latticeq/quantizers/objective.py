@@ -23,12 +23,14 @@ Source: Savkin et al., *NestQuant*, arXiv 2502.09720, section 4.5 (QA-LDLQ).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError
+from latticeq.quantizers.feedback import Factor
 
 __all__ = ["Objective", "general", "isotropic_noise", "plain", "with_noise"]
 
@@ -56,6 +58,7 @@ class Objective:
     cross: NDArray[np.float64] | None = None
     strength: float = 1.0
     _kept: tuple[float, NDArray[np.float64]] | None = field(default=None, init=False, repr=False)
+    _factor: Factor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.cross is not None and self.cross.shape != self.metric.shape:
@@ -98,6 +101,18 @@ class Objective:
         if self.cross is None or self.strength == 0:
             return whole
         return np.asarray(whole + self.strength * (whole @ self._pull(damping)))
+
+    def factored(
+        self, factor: Callable[[NDArray[np.float64], float], Factor], damping: float
+    ) -> Factor:
+        """Return ``factor(metric, damping)``, kept for the linears of one input.
+
+        They have one rotation and one block length, and so does every call.
+        """
+        if self._factor is None:
+            object.__setattr__(self, "_factor", factor(self.metric, damping))
+        assert self._factor is not None
+        return self._factor
 
     def _pull(self, damping: float) -> NDArray[np.float64]:
         """Return (E[x x̂ᵀ] − M)(M + λ mean(diag M) I)⁻¹, kept for the linears of one input."""

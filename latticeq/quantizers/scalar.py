@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latticeq.errors import InputError
 from latticeq.quantizers.base import as_rows
-from latticeq.quantizers.feedback import DAMPING, factor, ldlq
+from latticeq.quantizers.feedback import DAMPING, Factor, ldlq, rotated_factor
 from latticeq.quantizers.grid_tensor import KINDS, GridTensor, grid_nbytes, grid_of, widened
 from latticeq.quantizers.scales import E4M3, E8M0, HALF, Rule, matrix_scales
 from latticeq.transforms.rotation import Rotation
@@ -141,10 +141,17 @@ class Scalar:
             ratios = np.array([float(self.clip)])
         return ratios / grid_of(self.kind).peak if self.symmetric else ratios
 
+    def factor(self, hessian: NDArray[np.float64] | Factor, damping: float = DAMPING) -> Factor:
+        """Return the factor of a Hessian (N, N) as `quantize` needs it; a factor is one already.
+
+        Errors are those of `latticeq.quantizers.feedback.factor`.
+        """
+        return rotated_factor(hessian, self.rotation, 1, damping)
+
     def quantize(
         self,
         x: ArrayLike,
-        hessian: NDArray[np.float64] | None = None,
+        hessian: NDArray[np.float64] | Factor | None = None,
         damping: float = DAMPING,
     ) -> GridTensor:
         """Quantize the rows of a tensor. Scales are chosen first, from the rotated rows.
@@ -154,7 +161,8 @@ class Scalar:
         x : array_like, shape (..., N)
             Real and finite; for mxfp4 and nvfp4 N is a multiple of 32 and of 16.
         hessian : ndarray of float64, shape (N, N), optional
-            E[a aᵀ] of the activations a that the rows will multiply: turns error feedback on.
+            E[a aᵀ] of the activations a that the rows will multiply: turns error feedback on. Or
+            its `factor`, where several matrices share it.
         damping : float
             Relative damping of the Hessian.
 
@@ -185,7 +193,7 @@ class Scalar:
         if hessian is None:
             take(slice(0, n), rotated)
             return tensor
-        factored = factor(rotation.apply_both_sides(hessian), 1, damping)
+        factored = self.factor(hessian, damping)
         ldlq(rotated, factored, take)
         return replace(tensor, damping=factored.damping)
 

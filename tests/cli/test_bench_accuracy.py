@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from latticeq.cli.accuracy_grid import GRID, QUICK, chosen_rows
-from latticeq.cli.accuracy_report import Comparison
+from latticeq.cli.comparison import Comparison
 from latticeq.errors import InputError
 from latticeq.model.options import Options
+from tests.tiny_llama import random_weights
 from tests.tiny_model import byte_config, latticeq, write_byte_model
 
 TEXT = "".join(chr(97 + i * i % 26) for i in range(4000))
-ROWS = "float32,w-nest-none,w-int4-none,kv-nest-ldlq,a-nest,a-nest-plain-none"
+PAIRS = "kv-nest-ldlq,kv-nest-ldlq-values-plain,a-nest,a-nest-fitted"
+ROWS = f"float32,w-nest-none,w-int4-none,{PAIRS},a-nest-plain-none"
 
 
 @pytest.fixture
@@ -44,6 +50,7 @@ def test_patterns_choose_rows() -> None:
         "w-nest-none",
         "w-nest-ldlq",
         "w-nest-qa-ldlq",
+        "w-nest-fitted-qa-ldlq",
     ]
     with pytest.raises(InputError, match="no row is called 'w-nest'"):
         chosen_rows(["w-nest"])
@@ -65,13 +72,16 @@ def test_rows_are_measured_once_and_reported(words: list[object], tmp_path: Path
     done = latticeq(*words, "--rows", ROWS, "--report", report)
     assert done.code == 0, done.err
     assert kept.stat().st_mtime_ns == stamp
-    assert "4 of 6 rows to measure" in done.err
+    assert "6 of 8 rows to measure" in done.err
     written = report.read_text("utf-8")
     for row in ROWS.split(",")[1:]:
         assert f"`{row}`" in written
         perplexity = done.result["rows"][row]["perplexity"]["perplexity"]
         assert f"| {perplexity:.3f} |" in written
     assert f"| {done.result['rows']['kv-nest-ldlq']['cache_bits']:.3f} |" in written
+    assert "## What fitted scales gain" in written
+    assert "| weights, cache and activations | " in written
+    assert "## Rotating values" in written
     assert (tmp_path / "accuracy-perplexity.svg").read_text("utf-8").startswith("<?xml")
 
 
@@ -81,6 +91,78 @@ def test_figures_of_another_text_are_not_mixed(words: list[object], tmp_path: Pa
     done = latticeq(*words, "--rows", "float32")
     assert done.code == 2
     assert "was measured with text_sha256" in done.err
+
+
+def figures_of(folder: Path, row: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"work/results/{row}.json").read_text("utf-8"))
+    return found
+
+
+def test_more_windows_are_measured_of_what_was_kept(words: list[object], tmp_path: Path) -> None:
+    row, whole = "w-published-ldlq", 4000 // 64
+    assert latticeq(*words, "--rows", row, "--keep").code == 0
+    first = figures_of(tmp_path, row)
+    assert first["perplexity"]["windows"] == 2
+    again = latticeq(*words, "--rows", row, "--full")
+    assert again.code == 0, again.err
+    assert "which was kept" in again.err
+    more = figures_of(tmp_path, row)
+    assert more["quantize"] == first["quantize"]
+    losses = more["perplexity"]["window_losses"]
+    assert (len(losses), losses[:2]) == (whole, first["perplexity"]["window_losses"])
+    for extra in ([], ["--full"]):  # the whole text is enough for either
+        done = latticeq(*words, "--rows", row, *extra)
+        assert "rows to measure" not in done.err
+    assert figures_of(tmp_path, row) == more
+
+
+@pytest.mark.parametrize("damage", ["options", "bytes", "gone"])
+def test_what_was_kept_must_be_the_row(words: list[object], tmp_path: Path, damage: str) -> None:
+    row, folder = "w-nest-none", tmp_path / "work/models/w-nest-none"
+    assert latticeq(*words, "--rows", row, "--keep").code == 0
+    first = figures_of(tmp_path, row)
+    if damage == "options":
+        path = tmp_path / "work/results/w-nest-none.json"
+        assert latticeq(*words, "--rows", "w-int4-none", "--keep").code == 0
+        shutil.rmtree(folder)
+        (folder.parent / "w-int4-none").rename(folder)
+        assert path.is_file()
+    elif damage == "bytes":
+        (folder / "model.safetensors").write_bytes(b"no weights")
+    else:
+        shutil.rmtree(folder)
+    done = latticeq(*words, "--rows", row, "--windows", 3)
+    assert done.code == 0, done.err
+    assert "which was kept" not in done.err
+    found = figures_of(tmp_path, row)
+    assert found["perplexity"]["windows"] == 3
+    assert found["perplexity"]["window_losses"][:2] == first["perplexity"]["window_losses"]
+
+
+def test_source_models_are_not_mixed(words: list[object], tmp_path: Path) -> None:
+    assert latticeq(*words, "--rows", "float32").code == 0
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "source", moved)
+    os.utime(moved / "model.safetensors", (1, 1))
+    words[2] = moved
+    done = latticeq(*words, "--rows", "float32")
+    assert (done.code, "rows to measure" in done.err) == (0, False)
+
+    other = byte_config("tied", num_hidden_layers=1)
+    save_file(random_weights(other, seed=5), moved / "model.safetensors")
+    done = latticeq(*words, "--rows", "w-nest-none")
+    assert done.code == 2
+    assert "was measured with model" in done.err
+
+    path = tmp_path / "work/results/float32.json"
+    figures = figures_of(tmp_path, "float32")
+    figures["settings"]["source"] = figures["settings"].pop("model")[::-1]
+    path.write_text(json.dumps(figures), "utf-8")
+    assert latticeq(*words, "--rows", "float32").code == 0  # nothing is known of its contents
+    for weights in moved.glob("*.safetensors"):
+        weights.unlink()
+    done = latticeq(*words, "--rows", "float32")
+    assert (done.code, "has no weights" in done.err) == (1, True)
 
 
 def test_what_is_missing_is_said(words: list[object], tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 
 from latticeq.errors import InputError, LatticeqError
 from latticeq.quantizers.feedback import DAMPING_LIMIT, PANEL, factor, ldlq
+from latticeq.quantizers.nestquant import NestQuant
+from latticeq.quantizers.scalar import Scalar
 from reference import ldlq as reference
 
 
@@ -120,3 +122,21 @@ def test_what_no_damping_mends_is_refused() -> None:
 def test_bad_hessians_are_refused(hessian: np.ndarray, damping: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         factor(hessian, 8, damping)
+
+
+@pytest.mark.parametrize("quantizer", [NestQuant(), NestQuant(seed=3), Scalar("int4")])
+def test_a_factor_serves_in_place_of_its_hessian(
+    quantizer: NestQuant | Scalar, rng: np.random.Generator
+) -> None:
+    inputs = rng.normal(size=(200, 32)) @ rng.normal(size=(32, 32))
+    hessian, weights = inputs.T @ inputs / 200, rng.normal(size=(16, 32))
+    factored = quantizer.factor(hessian, 0.1)
+    assert quantizer.factor(factored) is factored
+    found, wanted = quantizer.quantize(weights, factored), quantizer.quantize(weights, hessian, 0.1)
+    assert np.array_equal(found.dequantize(), wanted.dequantize())
+    assert found.damping == wanted.damping == 0.1
+
+
+def test_a_factor_of_other_blocks_is_refused() -> None:
+    with pytest.raises(InputError, match="blocks of 1; this quantizer needs blocks of 8"):
+        NestQuant().quantize(np.ones((2, 16)), Scalar("int4").factor(np.eye(16)))

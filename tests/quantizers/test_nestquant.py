@@ -281,3 +281,5 @@ def test_rotated_rows_are_points_times_scales(cell: str, rng: np.random.Generato
 def test_a_hessian_of_another_size_is_refused() -> None:
     with pytest.raises(InputError, match="needs"):
         NestQuant().quantize(np.ones((2, 16)), np.eye(8))
+    with pytest.raises(InputError, match="needs"):
+        NestQuant().quantize(np.ones((2, 16)), NestQuant().factor(np.eye(24)))
