@@ -41,6 +41,9 @@ FIELDS = {
 }
 """What is compared: its name for people, and whether more is better."""
 
+SAID = ("model_type", "model_size", "type_k", "backends", "build_commit", "build_number")
+"""What llama-bench says of itself and of the model that is kept; not all builds know all of it."""
+
 _SHOWN_LINES = 8  # of output that is not understood
 
 
@@ -171,8 +174,8 @@ def parse_llama_bench(
             f"expected was its JSON of a prompt of {prompt_tokens} and {decode_tokens} decoded. It "
             f"wrote\n{_first_lines(done)}"
         ) from error
-    said = ("model_type", "model_size", "model_n_params", "build_commit", "build_number", "type_k")
-    return prefill, decode, {name: tests[0][name] for name in said if name in tests[0]}
+    said = {name: tests[0].get(name) for name in SAID}
+    return prefill, decode, {name: v for name, v in said.items() if v not in {None, 0, "unknown"}}
 
 
 def _first_lines(done: Finished) -> str:

@@ -20,9 +20,11 @@ from latticeq.cli.tables import thread_words
 from latticeq.jit import kernel, prange
 from latticeq.simd import dot_bytes, filled, lane_index, load, store
 
-__all__ = ["Peaks", "measure_peaks"]
+__all__ = ["READ_BYTES", "Peaks", "measure_peaks"]
 
-_BYTES = 256 * 2**20  # beyond the caches of most machines
+READ_BYTES = 256 * 2**20
+"""What is read to measure the bandwidth: beyond the caches of most machines."""
+
 _PARTS = 256
 _PASSES = 20
 
@@ -77,7 +79,7 @@ def measure_peaks() -> Peaks:
     a pass down.
     """
     threads = jit.threads()
-    words = np.ones((_PARTS, _BYTES // 8 // _PARTS), np.uint64)
+    words = np.ones((_PARTS, READ_BYTES // 8 // _PARTS), np.uint64)
     read, int8 = _read(words), _int8(threads)
     if threads == 1:
         return Peaks(threads, read, read, int8, int8)
