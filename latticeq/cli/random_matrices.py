@@ -72,4 +72,5 @@ def random_packed(name: str, rows: int, columns: int, seed: int = 0) -> Packed:
         else:
             codes = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8)
             arrays[suffix] = codes.reshape(shape)
+        arrays[suffix].flags.writeable = False  # as mapped arrays are: kernels may tell
     return kind(entry, arrays)
