@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli import machine
+from latticeq.cli.bench_model import number_list
 from latticeq.cli.console import say
 from latticeq.cli.env import versions
 from latticeq.cli.tables import duration, megabytes, short, table, thread_words
@@ -101,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens",
         metavar="T,T,...",
-        type=_numbers,
+        type=number_list,
         help=f"tokens multiplied at once (default {','.join(map(str, TOKENS))}: decoding and "
         "prefill)",
     )
@@ -129,12 +130,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw operations a second against operations a byte, under the machine's limits, into "
         "a .png or .svg file (needs the extra latticeq[plot]; a file of that name is replaced)",
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    if not all(word.isdecimal() and 1 <= int(word) <= 2**16 for word in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,16")
-    return tuple(map(int, text.split(",")))
 
 
 def _shapes(text: str) -> tuple[tuple[int, int], ...]:

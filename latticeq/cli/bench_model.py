@@ -34,7 +34,7 @@ from latticeq.cli.env import versions
 from latticeq.cli.tables import duration, megabytes, short, table, thread_words
 from latticeq.errors import InputError
 
-__all__ = ["Speed", "add_arguments", "measure", "run"]
+__all__ = ["Speed", "add_arguments", "measure", "number_list", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contexts",
         metavar="N,N,...",
-        type=_numbers,
+        type=number_list,
         default=(),
         help="also measure decoding with so many tokens in the cache, such as 128,1024,4096,8192",
     )
     parser.add_argument(
         "--threads-list",
         metavar="N,N,...",
-        type=_numbers,
+        type=number_list,
         help="measure with each of these numbers of threads, each in a fresh process",
     )
     parser.add_argument(
@@ -92,7 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def number_list(text: str) -> tuple[int, ...]:
+    """Read an argument such as ``1,2,4``.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is no list of whole numbers from 1.
+    """
     words = text.split(",")
     if not all(word.isdecimal() and 1 <= int(word) < 10**7 for word in words):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,4")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "add_arguments", "run", "tiny_models"]
 
-HELP = "compile the kernels that models need, once, so that nothing waits for them later"
+HELP = "compile the kernels that models need, ahead of time"
 
 PROMPTS = (16, 1, 2, 64, 512)
 """Tokens that are taken in at once: kernels for one token, for few and for many differ."""
