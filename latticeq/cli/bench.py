@@ -19,6 +19,7 @@ HELP = "measure tokens a second, memory and load time"
 SUBJECTS = {
     "accuracy": "latticeq.cli.bench_accuracy",
     "distortion": "latticeq.cli.bench_distortion",
+    "kernels": "latticeq.cli.bench_kernels",
 }
 """What else can be measured, and the module that does it."""
 

@@ -1,10 +1,13 @@
 """What ``latticeq bench DIR`` measures: how fast a model runs here, and how fast it could.
 
-Prefill, taking in a prompt, multiplies many tokens at once and is bound by arithmetic. Decoding
-reads every weight for each token and is bound by memory: its speed is shown beside the bandwidth
-that the same run measured. Both go through the generation loop of `latticeq generate`. The first
+Prefill, taking in a prompt, multiplies many tokens at once and is bound by arithmetic: its speed is
+shown beside the peak of int8 products. Decoding reads every weight for each token and is bound by
+memory: its speed is shown beside the bandwidth. Both limits are measured in the same run. The first
 run compiles kernels, or loads them from the cache, and brings the weights into memory; its time is
 shown apart.
+
+Several numbers of threads, and llama.cpp's ``llama-bench`` beside it, are measured in processes of
+their own (`latticeq.cli.bench_threads`, `latticeq.cli.bench_against`).
 """
 
 from __future__ import annotations
@@ -12,41 +15,26 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latticeq.cli import machine
+from latticeq.cli.bench_speed import (
+    DecodeSpeed,
+    Speed,
+    block_weights,
+    bytes_per_token,
+    measure,
+    measure_contexts,
+)
 from latticeq.cli.console import say
 from latticeq.cli.contents import read_config, run_bits, run_words
 from latticeq.cli.env import versions
-from latticeq.cli.tables import duration, megabytes, table
+from latticeq.cli.tables import duration, megabytes, short, table, thread_words
 from latticeq.errors import InputError
 
-if TYPE_CHECKING:
-    from latticeq.model.llama import Llama
-
-__all__ = ["Speed", "add_arguments", "measure", "run"]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured speeds, one number a repeat.
-
-    Parameters
-    ----------
-    prefill, decode : list of float
-        Tokens a second.
-    first : list of float
-        Seconds until the first token.
-    warmup_s : float
-        What the first, uncounted run took.
-    """
-
-    prefill: list[float]
-    decode: list[float]
-    first: list[float]
-    warmup_s: float
+__all__ = ["Speed", "add_arguments", "measure", "number_list", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,11 +61,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         help="how often (default %(default)s: enough for a median and a spread)",
     )
+    parser.add_argument(
+        "--contexts",
+        metavar="N,N,...",
+        type=number_list,
+        default=(),
+        help="also measure decoding with so many tokens in the cache, such as 128,1024,4096,8192",
+    )
+    parser.add_argument(
+        "--threads-list",
+        metavar="N,N,...",
+        type=number_list,
+        help="measure with each of these numbers of threads, each in a fresh process",
+    )
+    parser.add_argument(
+        "--no-peaks",
+        action="store_true",
+        help="leave out the machine's limits, which take two seconds to measure",
+    )
+    against = parser.add_argument_group("beside llama.cpp")
+    against.add_argument(
+        "--against",
+        metavar="LLAMA_BENCH",
+        type=Path,
+        help="run this llama-bench too, in turn with us and never at the same time, as often as "
+        "--repeats says (at least 5 times)",
+    )
+    against.add_argument(
+        "--gguf", metavar="FILE", type=Path, help="the model that llama-bench is to run"
+    )
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """Read an argument such as ``1,2,4``.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is no list of whole numbers from 1.
+    """
+    words = text.split(",")
+    if not all(word.isdecimal() and 1 <= int(word) < 10**7 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,4")
+    return tuple(map(int, words))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Load, warm up, measure, and compare with the memory's bandwidth."""
-    from latticeq.cli.bandwidth import read_bandwidth
+    """Measure in this process, or in several of their own."""
+    if (args.against is None) != (args.gguf is None):
+        given, missing = ("against", "gguf") if args.gguf is None else ("gguf", "against")
+        raise InputError(f"--{given} is given without --{missing}; the two belong together")
+    if args.against is not None:
+        from latticeq.cli.bench_against import run_against
+
+        return run_against(args)
+    if args.threads_list is not None:
+        from latticeq.cli.bench_threads import run_threads
+
+        return run_threads(args)
+    return _run_here(args)
+
+
+def _run_here(args: argparse.Namespace) -> dict[str, Any]:
+    """Load, warm up, measure, and compare with the machine's limits."""
     from latticeq.cli.progress import compile_notice
     from latticeq.model.loader import load
 
@@ -88,23 +134,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     speed = measure(
         model, args.prompt_tokens, args.decode_tokens, args.repeats, args.seed, progress=True
     )
-    peak = machine.peak_rss_mib()  # before the bandwidth measurement takes memory of its own
-    bandwidth = read_bandwidth()
-    read = bytes_per_token(model)
-    decode = statistics.median(speed.decode)
+    peak = machine.peak_rss_mib()  # before longer contexts and limits take memory of their own
+    contexts = []
+    if args.contexts:
+        contexts = measure_contexts(model, args.contexts, args.repeats, args.seed, speed)
+    decode, prefill = statistics.median(speed.decode), statistics.median(speed.prefill)
     result = {
         "load_s": round(load_s, 3),
         "warmup_s": round(speed.warmup_s, 3),
-        "prefill_tokens_per_s": statistics.median(speed.prefill),
+        "prefill_tokens_per_s": prefill,
         "decode_tokens_per_s": decode,
         "time_to_first_token_s": statistics.median(speed.first),
         "prefill_spread": [min(speed.prefill), max(speed.prefill)],
         "decode_spread": [min(speed.decode), max(speed.decode)],
         "peak_rss_mib": peak,
         "threads": args.threads,
-        "read_bandwidth_gb_s": bandwidth / 1e9,
-        "bytes_per_token": read,
-        "bandwidth_fraction": read * decode / bandwidth,
+        "bytes_per_token": bytes_per_token(model),
+        "prefill_weights": block_weights(model),
+        "contexts": [_context_result(found) for found in contexts],
         "prompt_tokens": args.prompt_tokens,
         "decode_tokens": args.decode_tokens,
         "repeats": args.repeats,
@@ -114,89 +161,42 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "cpu": machine.cpu_name(),
         "versions": versions(),
     }
-    _report(result, speed)
+    _report(result, speed, contexts)
+    if not args.no_peaks:
+        result |= _beside_peaks(result)
     return result
 
 
-def measure(
-    model: Llama,
-    prompt_tokens: int,
-    decode_tokens: int,
-    repeats: int,
-    seed: int,
-    *,
-    progress: bool = False,
-) -> Speed:
-    """Run a random prompt and greedy decoding some times, after one run that is not counted.
-
-    Parameters
-    ----------
-    model : Llama
-    prompt_tokens, decode_tokens, repeats : int
-        All at least 1.
-    seed : int
-        Of the prompt.
-    progress : bool
-        Show a bar on stderr.
-
-    Raises
-    ------
-    InputError
-        If a number is below 1, or the tokens do not fit the model's context.
-    """
-    import numpy as np
-    from tqdm import tqdm
-
-    for name, value in (
-        ("prompt-tokens", prompt_tokens),
-        ("decode-tokens", decode_tokens),
-        ("repeats", repeats),
-    ):
-        if value < 1:
-            raise InputError(f"--{name} is {value}; it must be at least 1")
-    if prompt_tokens + decode_tokens > model.context:
-        raise InputError(
-            f"{prompt_tokens} prompt tokens and {decode_tokens} to decode are more than the "
-            f"model's context of {model.context}; give fewer"
-        )
-    rng = np.random.default_rng(seed)
-    prompt = rng.integers(0, model.config.vocab_size, prompt_tokens).tolist()
-    prefill, decode, first, warmup_s = [], [], [], 0.0
-    for number in tqdm(range(repeats + 1), "measure", disable=not progress, leave=False):
-        to_first, after = _times(model, prompt, decode_tokens)
-        if number == 0:
-            warmup_s = to_first + after
-            continue
-        first.append(to_first)
-        prefill.append(prompt_tokens / to_first)
-        decode.append(decode_tokens / after)
-    return Speed(prefill, decode, first, warmup_s)
+def _context_result(found: DecodeSpeed) -> dict[str, Any]:
+    return {
+        "context": found.context,
+        "decode_tokens_per_s": statistics.median(found.decode),
+        "decode_spread": [min(found.decode), max(found.decode)],
+    }
 
 
-def _times(model: Llama, prompt: list[int], decode_tokens: int) -> tuple[float, float]:
-    """Return the seconds to the first token, and from there through `decode_tokens` more."""
-    from latticeq.model.generate import generate
+def _beside_peaks(result: dict[str, Any]) -> dict[str, Any]:
+    """Measure the machine's limits, and say how far the model comes."""
+    from latticeq.cli.peaks import measure_peaks
 
-    start = time.perf_counter()
-    tokens = generate(model, prompt, max_tokens=decode_tokens + 1)
-    next(tokens)
-    first = time.perf_counter()
-    for _ in tokens:
-        pass
-    return first - start, time.perf_counter() - first
-
-
-def bytes_per_token(model: Llama) -> int:
-    """Return the bytes of weights that one decode step reads: all matrices but the embeddings.
-
-    A tied head is the embeddings' matrix and is read as the head.
-    """
-    is_tied = model.head is model.embedding
-    return model.nbytes - (0 if is_tied else model.embedding.nbytes)
+    peaks = measure_peaks()
+    read, operations = result["bytes_per_token"], 2 * result["prefill_weights"]
+    fractions = {
+        "bandwidth_fraction": read * result["decode_tokens_per_s"] / peaks.read,
+        "int8_fraction": operations * result["prefill_tokens_per_s"] / peaks.int8,
+    }
+    say(f"limits, {peaks.words()}")
+    say(
+        f"decoding reads {megabytes(read)} of weights a token: "
+        f"{fractions['bandwidth_fraction']:.0%} of the bandwidth; prefill does "
+        f"{operations / 1e6:.0f} million operations a token: {fractions['int8_fraction']:.0%} of "
+        "the int8 peak"
+    )
+    return peaks.result() | fractions
 
 
-def _report(result: dict[str, Any], speed: Speed) -> None:
-    say(f"{result['cpu']}, {result['threads']} threads")
+def _report(result: dict[str, Any], speed: Speed, contexts: Sequence[DecodeSpeed]) -> None:
+    say(f"{result['cpu']}, {thread_words(result['threads'])}")
     say(", ".join(f"{name} {number}" for name, number in result["versions"].items()))
     say(
         f"weights {result['dtype']}, {result['bits_per_weight']:.3f} bits in the linears; "
@@ -205,15 +205,14 @@ def _report(result: dict[str, Any], speed: Speed) -> None:
     )
     say(f"{run_words(result)}\n")
     rows: list[tuple[object, ...]] = [("", "median", "lowest", "highest")]
-    for name, values in (
+    lines = [
         ("prefill, tokens/s", speed.prefill),
         ("decode, tokens/s", speed.decode),
         ("first token, s", speed.first),
-    ):
-        numbers = (statistics.median(values), min(values), max(values))
-        rows.append(
-            (name, *(f"{number:.3g}" if number < 100 else f"{number:.0f}" for number in numbers))
-        )
+    ]
+    lines += [(f"decode after {found.context}, tokens/s", found.decode) for found in contexts]
+    for name, values in lines:
+        rows.append((name, *map(short, (statistics.median(values), min(values), max(values)))))
     say(table(rows))
     say(
         f"\nload {duration(result['load_s'])}; first run, with compiling and reading the weights, "
@@ -221,8 +220,3 @@ def _report(result: dict[str, Any], speed: Speed) -> None:
     )
     if result["peak_rss_mib"] is not None:
         say(f"peak memory {result['peak_rss_mib']:.0f} MiB, the mapped weights included")
-    say(
-        f"memory reads {result['read_bandwidth_gb_s']:.1f} GB/s; a token reads "
-        f"{megabytes(result['bytes_per_token'])} of weights: decoding reaches "
-        f"{result['bandwidth_fraction']:.0%} of it"
-    )

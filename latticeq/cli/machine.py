@@ -19,6 +19,7 @@ __all__ = [
     "logical_cores",
     "peak_rss_mib",
     "physical_cores",
+    "rss_mib",
     "total_memory",
 ]
 
@@ -166,8 +167,12 @@ def peak_rss_mib() -> float | None:
         return None
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes, or kilobytes
+    return rss_mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def rss_mib(ru_maxrss: int) -> float:
+    """Return in MiB what the system says of a process's memory: in kilobytes, on macOS in bytes."""
+    return round(ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _text(path: Path) -> str:

@@ -34,6 +34,7 @@ VERBS = {
     "perplexity": "measure the perplexity of a model on a text file",
     "generate": "continue a prompt with a model",
     "bench": "measure tokens a second, memory and load time",
+    "warmup": "compile the kernels that models need, ahead of time",
     "demo": "pull, quantize, verify, measure and run a small model",
     "env": "show what this machine will run, and with what",
 }

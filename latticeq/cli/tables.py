@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["duration", "folder_bytes", "kind", "megabytes", "sparkline", "table"]
+__all__ = [
+    "duration",
+    "folder_bytes",
+    "kind",
+    "megabytes",
+    "short",
+    "sparkline",
+    "table",
+    "thread_words",
+]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -55,6 +64,28 @@ def megabytes(n_bytes: float) -> str:
     ('85.4 MB', '2.00 GB')
     """
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def short(number: float) -> str:
+    """Return a speed or a time in three digits, or all digits before the point.
+
+    Examples
+    --------
+    >>> short(0.61234), short(98.76), short(1234.5)
+    ('0.612', '98.8', '1234')
+    """
+    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
+
+
+def thread_words(count: int) -> str:
+    """Return a number of threads in words.
+
+    Examples
+    --------
+    >>> thread_words(1), thread_words(4)
+    ('1 thread', '4 threads')
+    """
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def duration(seconds: float) -> str:
