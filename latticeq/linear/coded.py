@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError
-from latticeq.linear.coded_kernels import ROWS, multiply_panels, panels
+from latticeq.linear.coded_kernels import panels
 from latticeq.linear.nest import NestLinear
 from latticeq.linear.tiled import TiledLinear
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["CodedLinear", "DecodedLinear", "coded_rows"]
-
-LANES = 16
 
 
 def coded_rows(x: NDArray[np.float32], rotation: Rotation, codec: RowCodec) -> NDArray[np.float32]:
@@ -92,17 +90,10 @@ class CodedLinear:
         self, points: NDArray[np.int8], scales: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Multiply coded tokens, points (T, N) under block scales (T, N / 8): (T, M) float32."""
-        inner = self.inner
-        assert isinstance(inner, NestLinear)
-        ints, scales_a = panels(points, scales, inner.raised)
-        out = np.empty((len(points), inner.out_features), np.float32)
-        for first, count in inner.tiles():
-            words, scales_b = inner.points(first, count)
-            part = np.empty((ROWS * len(ints), LANES * count), np.float32)
-            multiply_panels(ints, scales_a, words, scales_b, 2 * inner.raised > 127, part)
-            columns = slice(LANES * first, LANES * (first + count))
-            out[:, columns] = part[: len(points), : inner.out_features - columns.start]
-        return inner.finished(out)
+        assert isinstance(self.inner, NestLinear)
+        return self.inner.multiply_panels(*panels(points, scales, self.inner.raised), None)[
+            : len(points)
+        ]
 
 
 class DecodedLinear:

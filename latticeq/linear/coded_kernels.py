@@ -33,11 +33,12 @@ from latticeq.simd import (
     fused_multiply_add,
     load,
     spread,
+    store,
     store_strided,
     to_float,
 )
 
-__all__ = ["ROWS", "coded_products", "multiply_panels", "panels"]
+__all__ = ["ROWS", "block_starts", "coded_products", "multiply_panels", "panels"]
 
 NARROW = 63
 LANES = 16
@@ -97,10 +98,10 @@ def coded_products(
         )
     is_wide = bool(points_b.size) and (points_b.min() < -NARROW or points_b.max() > NARROW)
     offset = 128 if is_wide else NARROW + 1
-    ints, scales_a = panels(points_a, block_scale_a, offset)
+    rows = panels(points_a, block_scale_a, offset)
     words, scales_b = _groups(points_b, block_scale_b, offset)
-    out = np.empty((ROWS * len(ints), LANES * len(words)), np.float32)
-    multiply_panels(ints, scales_a, words, scales_b, bool(is_wide), out)
+    out = np.empty((ROWS * len(rows[0]), LANES * len(words)), np.float32)
+    multiply_panels(*rows, None, words, scales_b, bool(is_wide), 0, out)
     return np.ascontiguousarray(out[: len(points_a), : len(points_b)])
 
 
@@ -128,8 +129,8 @@ def _padded(array: NDArray[Any], multiple: int) -> NDArray[Any]:
 
 def panels(
     points: NDArray[np.int8], scale: NDArray[np.float32], offset: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Lay A out for `multiply_panels`: eight rows a panel, a block's operands side by side.
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """Lay A out for `multiply_panels`: eight rows a panel.
 
     Parameters
     ----------
@@ -140,29 +141,46 @@ def panels(
 
     Returns
     -------
-    ints : (T / 8, N / 8, 3, 8) int32
-        Coordinates 0 to 3 and 4 to 7 of each row's block as bytes, and where its dots start.
+    words : (T / 8, N / 4, 8) int32
+        Four coordinates of each row as bytes.
+    starts : (T / 8, N / 8, 8) int32
+        From `block_starts`.
     scales : (T / 8, N / 8, 8) float32
     """
     whole = _padded(points, ROWS)
     blocks = whole.shape[1] // 8
-    words = whole.view("<i4").reshape(-1, ROWS, blocks, 2)
-    ints = np.empty((len(words), blocks, 3, ROWS), np.int32)
-    ints[:, :, :2] = words.transpose(0, 2, 3, 1)
-    _starts(whole.reshape(-1, ROWS, blocks, 8), offset, ints)
-    scales = _padded(scale, ROWS).reshape(-1, ROWS, blocks).transpose(0, 2, 1)
-    return ints, np.ascontiguousarray(scales)
+    words = np.ascontiguousarray(whole.view("<i4").reshape(-1, ROWS, 2 * blocks).swapaxes(1, 2))
+    scales = _padded(scale, ROWS).reshape(-1, ROWS, blocks).swapaxes(1, 2)
+    return words, block_starts(words, offset), np.ascontiguousarray(scales)
+
+
+def block_starts(words: NDArray[np.int32], offset: int) -> NDArray[np.int32]:
+    """Return where the dots of blocks start, as B is raised: -offset times the sum of A's block.
+
+    Parameters
+    ----------
+    words : (P, N / 4, 8) int32
+    offset : int
+
+    Returns
+    -------
+    (P, N / 8, 8) int32
+    """
+    starts = np.empty((len(words), words.shape[1] // 2, ROWS), np.int32)
+    _block_starts(words, offset, starts)
+    return starts
 
 
 @kernel(parallel=True)
-def _starts(points: Any, offset: int, ints: Any) -> None:
-    for panel in prange(len(ints)):
-        for row in range(ROWS):
-            for j in range(ints.shape[1]):
-                total = np.int32(0)
-                for i in range(8):
-                    total += np.int32(points[panel, row, j, i])
-                ints[panel, j, 2, row] = -offset * total
+def _block_starts(words: Any, offset: int, starts: Any) -> None:
+    for panel in prange(len(words)):
+        mine, sums = words[panel], np.empty(LANES, np.int32)
+        ones = filled(0x01010101, load(mine, 0))
+        for j in range(starts.shape[1]):  # both halves of eight rows are sixteen lanes
+            halves = dot_bytes(filled(0, ones), ones, load(mine, LANES * j))
+            store(sums, 0, halves * -offset)
+            for row in range(ROWS):
+                starts[panel, j, row] = sums[row] + sums[ROWS + row]
 
 
 def _groups(
@@ -185,9 +203,10 @@ def _groups(
 
 @kernel(parallel=True)
 def multiply_panels(
-    ints: Any, scales_a: Any, words: Any, scales_b: Any, is_wide: bool, out: Any
-) -> None:
-    """Multiply all panels of A by all groups of B.
+    words_a: Any, starts: Any, scales_a: Any, row_scale_a: Any, words: Any, scales_b: Any,
+    is_wide: bool, column: int, out: Any,
+) -> None:  # fmt: skip
+    """Multiply all panels of A by some groups of B.
 
     A task owns the products of `TILE_PANELS` panels and `TILE_GROUPS` groups. It sweeps over
     `TILE_BLOCKS` blocks at a time, sums carried in `out`, so that a group's part of a sweep serves
@@ -195,52 +214,74 @@ def multiply_panels(
 
     Parameters
     ----------
-    ints, scales_a
-        From `panels`.
-    words, scales_b
+    words_a : (P, N / 4, 8) int32
+    starts : (P, N / 8, 8) int32
+    scales_a : (P, N / 8, 8) float32, or None
+        One a block, from `panels`; None counts as ones.
+    row_scale_a : (P, 8) float32, or None
+        One a row; None counts as ones.
+    words : (groups, N / 8, 2, 16) int32
+    scales_b : (groups, N / 8, 16) float32
         From `_groups`.
     is_wide : bool
         Whether raised bytes pass 127.
-    out : (8 * panels, 16 * groups) float32, output
+    column : int
+        Of `out`, where the first group's products go.
+    out : (8 P, C) float32, output
+        C at least column + 16 * groups.
     """
     blocks, columns = words.shape[1], out.shape[1]
     across = -(-len(words) // TILE_GROUPS)
-    for task in prange(-(-len(ints) // TILE_PANELS) * across):
+    for task in prange(-(-len(words_a) // TILE_PANELS) * across):
         panel = task // across * TILE_PANELS
         group = task % across * TILE_GROUPS
-        last_panel = min(panel + TILE_PANELS, len(ints))
+        last_panel = min(panel + TILE_PANELS, len(words_a))
         for first in range(0, blocks, TILE_BLOCKS):
             last = min(first + TILE_BLOCKS, blocks)
             for g in range(group, min(group + TILE_GROUPS, len(words))):
                 for p in range(panel, last_panel):
-                    at = p * ROWS * columns + g * LANES
-                    a, b = (ints[p], scales_a[p]), (words[g], scales_b[g])
-                    _sweep(a, b, (first, last), is_wide, out, at)
+                    at = p * ROWS * columns + g * LANES + column
+                    a, b = (words_a[p], starts[p]), (words[g], scales_b[g])
+                    _sweep(a, b, (first, last), p, scales_a, is_wide, out, at)
+                    if row_scale_a is not None and last == blocks:
+                        _scale_strips(row_scale_a[p], out, at)
 
 
 @kernel(inline=True)
-def _sweep(a: Any, b: Any, blocks: Any, is_wide: bool, out: Any, at: int) -> None:
+def _sweep(
+    a: Any, b: Any, blocks: Any, panel: int, scales_a: Any, is_wide: bool, out: Any, at: int
+) -> None:
     """Add some blocks' products of a panel and a group to eight strips of `out`, from `at`."""
-    ints, scales_a = a
+    words_a, starts = a
     words, scales_b = b
     first, last = blocks
     columns = out.shape[1]
-    total = filled(0, spread(scales_a[0], load(scales_b, 0)))
+    total = to_float(spread(starts[0], load(words, 0)))
+    total = total - total
     if first > 0:
         total = _load_strips(out, at, columns)
     for j in range(first, last):
         low, high = load(words, 32 * j), load(words, 32 * j + 16)
-        mine = ints[j]
-        dot = spread(mine[2], low)
+        dot = spread(starts[j], low)
         if is_wide:
-            dot = dot_wide_bytes(dot, low, spread(mine[0], low))
-            dot = dot_wide_bytes(dot, high, spread(mine[1], low))
+            dot = dot_wide_bytes(dot, low, spread(words_a[2 * j], low))
+            dot = dot_wide_bytes(dot, high, spread(words_a[2 * j + 1], low))
         else:
-            dot = dot_bytes(dot, low, spread(mine[0], low))
-            dot = dot_bytes(dot, high, spread(mine[1], low))
+            dot = dot_bytes(dot, low, spread(words_a[2 * j], low))
+            dot = dot_bytes(dot, high, spread(words_a[2 * j + 1], low))
         scale = load(scales_b, 16 * j)
-        total = fused_multiply_add(to_float(dot) * spread(scales_a[j], scale), scale, total)
+        value = to_float(dot)
+        if scales_a is not None:
+            value = value * spread(scales_a[panel, j], scale)
+        total = fused_multiply_add(value, scale, total)
     store_strided(out, at, columns, total)
+
+
+@kernel(inline=True)
+def _scale_strips(row_scale: Any, out: Any, at: int) -> None:
+    columns = out.shape[1]
+    total = _load_strips(out, at, columns)
+    store_strided(out, at, columns, total * spread(row_scale, load(out, at)))
 
 
 @kernel(inline=True)

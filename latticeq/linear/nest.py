@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from latticeq.codes.d8_fields import split_d8
 from latticeq.codes.words import word_tables
 from latticeq.linear.cell_kernels import CELLS
+from latticeq.linear.coded_kernels import block_starts, multiply_panels
+from latticeq.linear.int8_tiles import Int8Rows
 from latticeq.linear.nest_kernels import (
     float_points,
     prepare_row,
@@ -125,6 +127,38 @@ class NestLinear(TiledLinear):
 
     def _round(self, first: int, words: NDArray[np.int32], scale: NDArray[np.float32]) -> None:
         round_points(*self.points(first, len(words)), self.raised, words, scale)
+
+    def multiply_int8(self, rows: Int8Rows) -> NDArray[np.float32]:
+        """Multiply rotated tokens that are rounded to int8: (T, N) -> (T, M) float32."""
+        words, _, scales = rows.operands
+        starts = block_starts(words, self.raised)
+        return self.multiply_panels(words, starts, None, scales)[: len(rows)]
+
+    def multiply_panels(
+        self,
+        words: NDArray[np.int32],
+        starts: NDArray[np.int32],
+        block_scales: NDArray[np.float32] | None,
+        row_scales: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Multiply panels of integers by the points that the codewords stand for.
+
+        Parameters
+        ----------
+        words, starts, block_scales, row_scales
+            As `latticeq.linear.coded_kernels.multiply_panels` takes them, of P panels.
+
+        Returns
+        -------
+        (8 P, M) float32
+            The bias included. The dots of blocks are exact; a block is one float32 multiply-add.
+        """
+        rows = (words, starts, block_scales, row_scales)
+        out = np.empty((8 * len(words), ROWS * self._groups), np.float32)
+        for first, count in self.tiles():
+            tile = self.points(first, count)
+            multiply_panels(*rows, *tile, 2 * self.raised > 127, ROWS * first, out)
+        return self.finished(np.ascontiguousarray(out[:, : self.out_features]))
 
     def points(self, first: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Decode some row groups.
