@@ -10,12 +10,14 @@ which is what runs under ``NUMBA_DISABLE_JIT=1`` and what to read first, and LLV
 There is no fast-math and no fused multiply-add unless a word says so: floats agree bit for bit.
 """
 
+from latticeq.simd.crossing import butterfly, butterfly_lanes, largest_lane, total_lanes
 from latticeq.simd.memory import (
     load,
     load_blocks,
     load_byte_blocks,
     load_floats_at,
     load_ints_at,
+    load_strided,
     peek_at,
     store,
     store_blocks,
@@ -74,6 +76,8 @@ __all__ = [
     "argmax",
     "block",
     "broadcast",
+    "butterfly",
+    "butterfly_lanes",
     "coordinate",
     "count_ones",
     "dot_bytes",
@@ -84,11 +88,13 @@ __all__ = [
     "has_byte_tables",
     "lane_index",
     "largest",
+    "largest_lane",
     "load",
     "load_blocks",
     "load_byte_blocks",
     "load_floats_at",
     "load_ints_at",
+    "load_strided",
     "lookup",
     "magnitude",
     "max_bytes",
@@ -120,4 +126,5 @@ __all__ = [
     "to_int",
     "top_two",
     "total",
+    "total_lanes",
 ]

@@ -271,6 +271,27 @@ def _tangle(builder: Builder, parts: list[Value]) -> list[Value]:
     return groups[0]
 
 
+def _load_strided_plain(array: Any, first: int, stride: int) -> Any:
+    flat = array.reshape(-1)
+    return np.stack([flat[first + i * stride :][:LANES] for i in range(DIM)])
+
+
+@word(_load_strided_plain)
+def load_strided(_: Any, array: Any, first: Any, stride: Any) -> Any:
+    """Load eight coordinates of sixteen lanes each, `stride` elements apart."""
+    result = Lanes(FROM_SCALAR[array.dtype], DIM)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        parts = []
+        for _i in range(DIM):
+            parts.append(_load(builder, pointer, result.vector, LANES))
+            pointer = builder.gep(pointer, [args[2]])
+        return join(builder, result, parts)
+
+    return signature(result, array, types.intp, types.intp), codegen
+
+
 def _store_strided_plain(array: Any, first: int, stride: int, x: Any) -> None:
     for i, row in enumerate(x):
         array.reshape(-1)[first + i * stride : first + i * stride + LANES] = row
