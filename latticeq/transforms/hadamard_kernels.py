@@ -21,6 +21,7 @@ from latticeq.simd import (
     filled,
     load,
     load_strided,
+    peek_at,
     store,
     store_strided,
 )
@@ -82,31 +83,37 @@ def _apply_small(x: Any, out: Any, codes: Any, scale: Any) -> None:
     """Set out = scale P x for rows of whole vectors and P given by its codes; not in place."""
     m, groups = codes.shape
     columns = x.size // m
-    tables = np.empty(256 * TABLES, x.dtype)
+    memory = np.empty(256 * TABLES + 16, x.dtype)
+    # A vector that lies across two cache lines costs twice as much to load and to store.
+    tables = memory[-(memory.ctypes.data // memory.itemsize) % 16 :]
     for column in range(0, columns, 16):
         start, stop, alone = 0, min(groups, groups % 4 + TABLES - 4), groups % 4
         while start < groups:
             for g in range(start, stop):
                 _tabulate(x, 4 * g * columns + column, columns, scale, tables, 256 * (g - start))
-            for r in range(m):
-                at = r * columns + column
+            at, signs = column, codes.ctypes.data + start
+            for _ in range(m):
                 total = load(out, at) if start > 0 else filled(0.0, load(x, at))
-                for g in range(start, start + alone):
-                    total = total + _entry(tables, g - start, codes[r, g])
-                for g in range(start + alone, stop, 4):
-                    i = g - start
-                    ab = _entry(tables, i, codes[r, g]) + _entry(tables, i + 1, codes[r, g + 1])
-                    cd = _entry(tables, i + 2, codes[r, g + 2]) + _entry(
-                        tables, i + 3, codes[r, g + 3]
-                    )
-                    total = total + (ab + cd)
+                for g in range(alone):
+                    total = total + load(tables, 256 * g + 16 * peek_at(signs + g, 1))
+                for g in range(alone, stop - start, 4):
+                    total = total + _four_sums(tables, 256 * g, peek_at(signs + g, 4))
                 store(out, at, total)
+                at += columns
+                signs += groups
             start, stop, alone = stop, min(groups, stop + TABLES), 0
 
 
 @kernel(inline=True)
-def _entry(tables: Any, i: int, code: Any) -> Any:
-    return load(tables, 256 * i + 16 * np.intp(code))
+def _four_sums(tables: Any, first: int, codes: int) -> Any:
+    """Add an entry each of four tables, named by four bytes."""
+    ab = load(tables, first + ((codes << 4) & 240)) + load(
+        tables, first + 256 + ((codes >> 4) & 240)
+    )
+    cd = load(tables, first + 512 + ((codes >> 12) & 240)) + load(
+        tables, first + 768 + ((codes >> 20) & 240)
+    )
+    return ab + cd
 
 
 @kernel(inline=True)
