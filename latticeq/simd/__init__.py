@@ -24,6 +24,7 @@ from latticeq.simd.memory import (
     store_byte_blocks,
     store_bytes,
     store_strided,
+    store_threes,
 )
 from latticeq.simd.packed import (
     add_bytes,
@@ -121,6 +122,7 @@ __all__ = [
     "store_byte_blocks",
     "store_bytes",
     "store_strided",
+    "store_threes",
     "sub_bytes",
     "to_float",
     "to_int",

@@ -312,3 +312,29 @@ def store_strided(_: Any, array: Any, first: Any, stride: Any, x: Lanes) -> Any:
         return context.get_dummy_value()
 
     return signature(types.none, array, types.intp, types.intp, x), codegen
+
+
+def _store_threes_plain(array: Any, first: int, a: Any, b: Any, c: Any) -> None:
+    array.reshape(-1)[first : first + 3 * LANES] = np.concatenate([a, b, c]).T.reshape(-1)
+
+
+@word(_store_threes_plain)
+def store_threes(_: Any, array: Any, first: Any, a: Lanes, b: Any, c: Any) -> Any:
+    """Store sixteen triples, the lanes of three single coordinates side by side."""
+    if not _fits(array, a, 1) or a != b or a != c:
+        return None
+    index = ir.IntType(32)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        parts = args[2:]
+        both = ir.Constant(ir.VectorType(index, 2 * LANES), list(range(2 * LANES)))
+        ab = builder.shuffle_vector(parts[0], parts[1], both)
+        c_c = builder.shuffle_vector(parts[2], parts[2], both)
+        order = [LANES * (i % 3) + i // 3 for i in range(3 * LANES)]
+        mask = ir.Constant(ir.VectorType(index, 3 * LANES), order)
+        row = builder.shuffle_vector(ab, c_c, mask)
+        builder.store(row, builder.bitcast(pointer, row.type.as_pointer())).align = align(a.vector)
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, a, b, c), codegen
