@@ -42,7 +42,7 @@ from latticeq.simd import (
     total_lanes,
 )
 from latticeq.transforms.hadamard import hadamard_codes
-from latticeq.transforms.hadamard_kernels import hadamard_row
+from latticeq.transforms.hadamard_kernels import hadamard_row_in, row_memory
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["Int8Rows", "multiply_tiles", "quantize_rows", "round_tile"]
@@ -150,11 +150,12 @@ def quantize_rows(x: Any, codes: Any, panels: Any, totals: Any, scales: Any) -> 
     for p in prange(len(panels)):
         values = np.zeros((TOKENS, n + -n % 64), np.int8)
         rotated = np.empty(n if codes is not None else 0, np.float32)
+        memory = row_memory(x, codes) if codes is not None else rotated
         scales[p] = 0
         for t in range(min(TOKENS, len(x) - TOKENS * p)):
             row, rounded = x[TOKENS * p + t], values[t, :n]
             if codes is not None:
-                hadamard_row(row, rotated, codes)
+                hadamard_row_in(row, rotated, codes, memory)
                 scales[p, t] = quantize_row(rotated, rounded)
             else:
                 scales[p, t] = quantize_row(row, rounded)

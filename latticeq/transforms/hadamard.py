@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.jit import kernel, prange
-from latticeq.transforms.hadamard_kernels import hadamard_row
+from latticeq.transforms.hadamard_kernels import hadamard_row, hadamard_row_in, row_memory
 from latticeq.transforms.paley import is_paley_order, paley_matrix
 
 __all__ = [
@@ -238,11 +238,20 @@ def _transform(x: NDArray[Float], out: NDArray[Float] | None, transpose: bool) -
 
 @kernel
 def _rows(x, out, codes, in_place):  # type: ignore[no-untyped-def]
+    memory = row_memory(x, codes)
+    copied = in_place and len(codes) > 1  # powers of two are transformed in place
+    copy = np.empty(x.shape[1] if copied else 0, x.dtype)
     for i in range(x.shape[0]):
-        hadamard_row(x[i].copy() if in_place else x[i], out[i], codes)
+        if copied:
+            copy[:] = x[i]
+            hadamard_row_in(copy, out[i], codes, memory)
+        else:
+            hadamard_row_in(x[i], out[i], codes, memory)
 
 
 @kernel(parallel=True)
 def _rows_parallel(x, out, codes, in_place):  # type: ignore[no-untyped-def]
-    for i in prange(x.shape[0]):
-        hadamard_row(x[i].copy() if in_place else x[i], out[i], codes)
+    step = max(1, PARALLEL_ENTRIES // 2 // x.shape[1])
+    for i in prange(-(-x.shape[0] // step)):
+        some = slice(step * i, step * (i + 1))
+        _rows(x[some], out[some], codes, in_place)

@@ -26,13 +26,13 @@ from latticeq.simd import (
     store_strided,
 )
 
-__all__ = ["hadamard_row"]
+__all__ = ["hadamard_row", "hadamard_row_in", "row_memory"]
 
 LOT = 128
 """Entries of eight vectors: seven stages are done on them in registers."""
 
-TABLES = 16
-"""Tables of sums held at once: 16 KiB in float32."""
+QUADS = 3
+"""Times four groups whose tables of sums are held at once, and up to three more: 15 KiB."""
 
 
 @kernel
@@ -50,28 +50,44 @@ def hadamard_row(x: Any, out: Any, codes: Any) -> None:
     codes : ndarray of uint8
         ``hadamard_codes(n)``, or ``hadamard_codes(n, transpose=True)`` for the inverse.
     """
+    hadamard_row_in(x, out, codes, row_memory(x, codes))
+
+
+@kernel
+def row_memory(x: Any, codes: Any) -> Any:
+    """Return the memory that `hadamard_row_in` works in, for all rows of the type of `x`."""
+    if len(codes) == 1:
+        return np.empty(0, x.dtype)
+    memory = np.empty(256 * (4 * QUADS + 3) + 16, x.dtype)
+    # A vector that lies across two cache lines costs twice as much to load and to store.
+    return memory[-(memory.ctypes.data // memory.itemsize) % 16 :]
+
+
+@kernel
+def hadamard_row_in(x: Any, out: Any, codes: Any, memory: Any) -> None:
+    """Do what `hadamard_row` does in the memory from `row_memory`: for rows one by one."""
     m = len(codes)
     width = x.size // m
     scale = x.dtype.type(1.0 / np.sqrt(x.size))
     columns = max(width, 16 if m > 1 else LOT)
     if columns == width:
-        _transform(x, out, codes, scale, width)
+        _transform(x, out, codes, scale, width, memory)
         return
     # Columns of zeros fill vectors: a stage that would mix them with others is left out.
     wide, result = np.zeros(m * columns, x.dtype), np.empty(m * columns, x.dtype)
     for r in range(m):
         for j in range(width):
             wide[r * columns + j] = x[r * width + j]
-    _transform(wide, result, codes, scale, width)
+    _transform(wide, result, codes, scale, width, memory)
     for r in range(m):
         for j in range(width):
             out[r * width + j] = result[r * columns + j]
 
 
-@kernel
-def _transform(x: Any, out: Any, codes: Any, scale: Any, width: int) -> None:
+@kernel(inline=True)
+def _transform(x: Any, out: Any, codes: Any, scale: Any, width: int, memory: Any) -> None:
     if len(codes) > 1:
-        _apply_small(x, out, codes, scale)
+        _apply_small(x, out, codes, scale, memory)
     else:
         for i in range(0, x.size, 16):
             store(out, i, load(x, i) * scale)
@@ -79,41 +95,49 @@ def _transform(x: Any, out: Any, codes: Any, scale: Any, width: int) -> None:
 
 
 @kernel
-def _apply_small(x: Any, out: Any, codes: Any, scale: Any) -> None:
+def _apply_small(x: Any, out: Any, codes: Any, scale: Any, tables: Any) -> None:
     """Set out = scale P x for rows of whole vectors and P given by its codes; not in place."""
     m, groups = codes.shape
     columns = x.size // m
-    memory = np.empty(256 * TABLES + 16, x.dtype)
-    # A vector that lies across two cache lines costs twice as much to load and to store.
-    tables = memory[-(memory.ctypes.data // memory.itemsize) % 16 :]
     for column in range(0, columns, 16):
-        start, stop, alone = 0, min(groups, groups % 4 + TABLES - 4), groups % 4
+        alone = groups % 4
+        start = 0
         while start < groups:
+            quads = min(QUADS, (groups - start) // 4)
+            stop = start + alone + 4 * quads
             for g in range(start, stop):
                 _tabulate(x, 4 * g * columns + column, columns, scale, tables, 256 * (g - start))
             at, signs = column, codes.ctypes.data + start
             for _ in range(m):
                 total = load(out, at) if start > 0 else filled(0.0, load(x, at))
-                for g in range(alone):
-                    total = total + load(tables, 256 * g + 16 * peek_at(signs + g, 1))
-                for g in range(alone, stop - start, 4):
-                    total = total + _four_sums(tables, 256 * g, peek_at(signs + g, 4))
+                # Loops of so few rounds would take longer than what is in them.
+                if alone > 0:
+                    total = total + load(tables, 16 * peek_at(signs, 1))
+                if alone > 1:
+                    total = total + load(tables, 256 + 16 * peek_at(signs + 1, 1))
+                if alone > 2:
+                    total = total + load(tables, 512 + 16 * peek_at(signs + 2, 1))
+                at_four, first = signs + alone, 256 * alone
+                if quads > 0:
+                    total = total + _four_sums(tables, first, peek_at(at_four, 4))
+                if quads > 1:
+                    total = total + _four_sums(tables, first + 1024, peek_at(at_four + 4, 4))
+                if quads > 2:
+                    total = total + _four_sums(tables, first + 2048, peek_at(at_four + 8, 4))
                 store(out, at, total)
                 at += columns
                 signs += groups
-            start, stop, alone = stop, min(groups, stop + TABLES), 0
+            start, alone = stop, 0
 
 
 @kernel(inline=True)
 def _four_sums(tables: Any, first: int, codes: int) -> Any:
     """Add an entry each of four tables, named by four bytes."""
-    ab = load(tables, first + ((codes << 4) & 240)) + load(
-        tables, first + 256 + ((codes >> 4) & 240)
-    )
-    cd = load(tables, first + 512 + ((codes >> 12) & 240)) + load(
-        tables, first + 768 + ((codes >> 20) & 240)
-    )
-    return ab + cd
+    a = load(tables, first + ((codes << 4) & 240))
+    b = load(tables, first + 256 + ((codes >> 4) & 240))
+    c = load(tables, first + 512 + ((codes >> 12) & 240))
+    d = load(tables, first + 768 + ((codes >> 20) & 240))
+    return (a + b) + (c + d)
 
 
 @kernel(inline=True)
