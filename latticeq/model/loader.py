@@ -44,9 +44,7 @@ __all__ = [
 _FLOATS = ("F32", "F16", "BF16")
 
 
-def load(
-    folder: str | Path, context: int | None = None, *, runtime: str = "packed"
-) -> Llama:
+def load(folder: str | Path, context: int | None = None, *, runtime: str = "packed") -> Llama:
     """Load a model folder.
 
     Parameters

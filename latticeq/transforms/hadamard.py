@@ -40,7 +40,11 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.jit import kernel, prange
-from latticeq.transforms.hadamard_kernels import hadamard_row, hadamard_row_in, row_memory
+from latticeq.transforms.hadamard_kernels import (
+    hadamard_row,
+    hadamard_row_in,
+    row_memory,
+)
 from latticeq.transforms.paley import is_paley_order, paley_matrix
 
 __all__ = [
@@ -49,7 +53,6 @@ __all__ = [
     "hadamard_factors",
     "hadamard_inverse",
     "hadamard_matrix",
-    "hadamard_row",
     "largest_block",
 ]
 
