@@ -12,10 +12,12 @@ from latticeq.simd import (
     dot_wide_bytes,
     filled,
     lane_index,
+    largest,
+    largest_lane,
     load,
     load_floats_at,
     load_ints_at,
-    magnitude,
+    load_strided,
     maximum,
     rint,
     select,
@@ -32,6 +34,7 @@ __all__ = [
     "multiply_int8_row",
     "multiply_rounded_rows",
     "quantize_row",
+    "scale_of_row",
 ]
 
 OFFSET = 128
@@ -39,6 +42,51 @@ OFFSET = 128
 
 SMALLEST = np.float32(1e-30)
 """A row whose magnitudes are all below it counts as zero: the inverse of its scale may overflow."""
+
+MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
+"""Of float32: all bits but the sign, and the bits of infinity."""
+
+
+@kernel
+def scale_of_row(x: Any) -> Any:
+    """Return the int8 scale of activations and its inverse.
+
+    Parameters
+    ----------
+    x : (N,) float32
+        Contiguous.
+
+    Returns
+    -------
+    scale : float32
+        The largest magnitude over 127; 1 if all are below `SMALLEST`; NaN if x holds NaN or
+        infinity, so that what is computed from it is NaN too.
+    inverse : float32
+        1 / scale; 0 in the last two cases, where every activation counts as zero.
+    """
+    # As integers, the bits of magnitudes are in order, and infinity and NaN are the largest.
+    bits = x.view(np.int32)
+    lots, whole = x.size - x.size % 128, x.size - x.size % 16
+    found = np.int32(0)
+    if whole > 0:
+        top = load(bits, 0) & MAGNITUDE
+        if lots > 0:
+            eight = load_strided(bits, 0, 16) & MAGNITUDE
+            for i in range(128, lots, 128):
+                eight = maximum(eight, load_strided(bits, i, 16) & MAGNITUDE)
+            top = largest(eight)
+        for i in range(lots, whole, 16):
+            top = maximum(top, load(bits, i) & MAGNITUDE)
+        found = largest_lane(top)
+    for i in range(whole, x.size):
+        found = max(found, np.int32(bits[i] & MAGNITUDE))
+    if found >= INFINITY:
+        return np.float32(np.nan), np.float32(0)
+    size = np.int32(found).view(np.float32)
+    if size < SMALLEST:
+        return np.float32(1), np.float32(0)
+    scale = size / np.float32(127)
+    return scale, np.float32(1) / scale
 
 
 @kernel(inline=True)
@@ -55,36 +103,19 @@ def quantize_row(x: Any, values: Any) -> Any:
     Parameters
     ----------
     x : (N,) float32
+        Contiguous.
     values : (N,) int8, output
 
     Returns
     -------
     float32
-        The scale: x is about scale times the values. NaN if x holds NaN or infinity, so that what
-        is computed from it is NaN too.
+        The scale, as `scale_of_row` says: x is about scale times the values.
     """
-    whole = x.size - x.size % 16
-    largest, not_finite = np.float32(0), np.float32(0)
-    if whole:
-        top = magnitude(load(x, 0))
-        bad = top * np.float32(0)  # NaN where x is not finite
-        for i in range(16, whole, 16):
-            size = magnitude(load(x, i))
-            top, bad = maximum(size, top), bad + size * np.float32(0)
-        both = np.empty(32, np.float32)
-        store(both, 0, top)
-        store(both, 16, bad)
-        for i in range(16):
-            largest = max(largest, both[i])
-            not_finite += both[16 + i]
-    for i in range(whole, x.size):
-        not_finite += x[i] * np.float32(0)
-        largest = max(largest, abs(x[i]))
-    if not_finite != 0 or largest < SMALLEST:
+    scale, inverse = scale_of_row(x)
+    if inverse == 0:
         values[:] = 0
-        return np.float32(1) if not_finite == 0 else np.float32(np.nan)
-    scale = largest / np.float32(127)
-    inverse = np.float32(1) / scale
+        return scale
+    whole = x.size - x.size % 16
     for i in range(0, whole, 16):
         store_bytes(values, i, to_int(rint(load(x, i) * inverse)))
     for i in range(whole, x.size):

@@ -23,18 +23,26 @@ from numpy.typing import NDArray
 from latticeq.jit import kernel, prange
 from latticeq.linear.int8_kernels import OFFSET, int8_scale, quantize_row
 from latticeq.simd import (
+    dot_bytes,
     dot_wide_bytes,
+    filled,
     load,
+    load_strided,
     magnitude,
     maximum,
     path,
     rint,
     spread,
     store,
+    store_blocks,
     store_strided,
     to_float,
     to_int,
+    total_lanes,
 )
+from latticeq.transforms.hadamard import hadamard_codes
+from latticeq.transforms.hadamard_kernels import hadamard_row_in, row_memory
+from latticeq.transforms.rotation import Rotation
 
 __all__ = ["Int8Rows", "multiply_tiles", "quantize_rows", "round_tile"]
 
@@ -52,6 +60,8 @@ class Int8Rows:
     ----------
     x : (T, N) float32
         Contiguous, N a multiple of 4.
+    rotation : Rotation, optional
+        Of N coordinates, applied first; a plain Hadamard matrix in the same pass over x.
 
     Attributes
     ----------
@@ -61,7 +71,12 @@ class Int8Rows:
         T, rounded up to whole panels.
     """
 
-    def __init__(self, x: NDArray[np.float32]) -> None:
+    def __init__(self, x: NDArray[np.float32], rotation: Rotation | None = None) -> None:
+        codes = None
+        if rotation is not None and rotation.is_plain:
+            codes = hadamard_codes(rotation.n)
+        elif rotation is not None:
+            x = rotation.apply(x)
         count = -(-len(x) // TOKENS)
         self._length = len(x)
         self.padded = TOKENS * count
@@ -70,7 +85,7 @@ class Int8Rows:
             np.empty((count, TOKENS), np.int32),
             np.empty((count, TOKENS), np.float32),
         )
-        quantize_rows(x, *self.operands)
+        quantize_rows(x, codes, *self.operands)
 
     def __len__(self) -> int:
         """Return T."""
@@ -113,34 +128,59 @@ def _raised(tile: Any, at: int, inverse: Any) -> Any:
 
 
 @kernel(parallel=True)
-def quantize_rows(x: Any, panels: Any, totals: Any, scales: Any) -> None:
-    """Round tokens to int8, each under its own scale, and lay them out for `multiply_tiles`.
+def quantize_rows(x: Any, codes: Any, panels: Any, totals: Any, scales: Any) -> None:
+    """Rotate tokens, round them to int8, each under its own scale, and lay them out as panels.
 
     Parameters
     ----------
     x : (T, N) float32
         N a multiple of 4.
+    codes : (m, m / 4) uint8, or None
+        ``hadamard_codes(N)``; None if `x` is rotated already.
     panels : (P, N / 4, 8) int32, output
         Four coordinates of eight tokens each, P = ceil(T / 8); zeros where there is no token.
     totals : (P, 8) int32, output
         -128 times the sum of a token's integers: what sums start from, as weights are raised.
     scales : (P, 8) float32, output
-        See `latticeq.linear.int8_kernels.quantize_row`.
+        See `latticeq.linear.int8_kernels.scale_of_row`; 0 where there is no token.
     """
+    n = x.shape[1]
     for p in prange(len(panels)):
-        values = np.zeros((TOKENS, x.shape[1]), np.int8)
+        values = np.zeros((TOKENS, n + -n % 64), np.int8)
+        rotated = np.empty(n if codes is not None else 0, np.float32)
+        memory = row_memory(x, codes) if codes is not None else rotated
+        scales[p] = 0
+        for t in range(min(TOKENS, len(x) - TOKENS * p)):
+            row, rounded = x[TOKENS * p + t], values[t, :n]
+            if codes is not None:
+                hadamard_row_in(row, rotated, codes, memory)
+                scales[p, t] = quantize_row(rotated, rounded)
+            else:
+                scales[p, t] = quantize_row(row, rounded)
+        _lay_out(values.view(np.int32), panels[p], totals[p])
+
+
+@kernel
+def _lay_out(fours: Any, panel: Any, totals: Any) -> None:
+    """Interleave eight tokens and sum each; rows of `fours` are filled with zeros to vectors."""
+    padded = fours.shape[1]
+    last, sums = np.empty(16 * TOKENS, np.int32), np.empty(16 * TOKENS, np.int32)
+    eight = load_strided(fours, 0, padded)
+    total, ones = filled(0, eight), filled(0x01010101, eight)
+    for j in range(0, padded, 16):
+        eight = load_strided(fours, j, padded)
+        total = dot_bytes(total, ones, eight)
+        if j + 16 <= len(panel):
+            store_blocks(panel, TOKENS * j, eight)
+        else:
+            store_blocks(last, 0, eight)
+    whole = len(panel) - len(panel) % 16
+    for j in range(whole, len(panel)):
         for t in range(TOKENS):
-            total = np.int32(0)
-            scales[p, t] = np.float32(0)
-            if TOKENS * p + t < len(x):
-                scales[p, t] = quantize_row(x[TOKENS * p + t], values[t])
-                for value in values[t]:
-                    total += np.int32(value)
-            totals[p, t] = np.int32(-OFFSET) * total
-        fours = values.view(np.int32)
-        for j in range(panels.shape[1]):
-            for t in range(TOKENS):
-                panels[p, j, t] = fours[t, j]
+            panel[j, t] = last[TOKENS * (j - whole) + t]
+    store_strided(sums, 0, 16, total)
+    for t in range(TOKENS):
+        totals[t] = -OFFSET * total_lanes(load(sums, 16 * t))
 
 
 @kernel(parallel=True)

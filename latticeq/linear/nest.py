@@ -32,7 +32,6 @@ from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
 from latticeq.storage.bits import ROWS, bit_width, pack_digits, unpack_digits, unpack_scale_index
 from latticeq.storage.formats.nest import PackedNest
 from latticeq.transforms.hadamard import hadamard_codes
-from latticeq.transforms.rotation import Rotation
 
 __all__ = ["NestLinear"]
 
@@ -74,7 +73,7 @@ class NestLinear(TiledLinear):
             self._tables = word_tables(code.q)
         self._plan: tuple[list[Self], NDArray[np.int64], tuple[int, ...]] | None = None
         self._sign_codes = None
-        if self.rotation == Rotation(self.in_features) and self.rotation.blocks == 1:
+        if self.rotation.is_plain:
             self._sign_codes = hadamard_codes(self.in_features)
 
     @classmethod

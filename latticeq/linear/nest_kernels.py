@@ -12,21 +12,25 @@ from typing import Any
 import numpy as np
 
 from latticeq.jit import kernel, prange
-from latticeq.linear.int8_kernels import OFFSET, int8_scale, quantize_row
+from latticeq.linear.int8_kernels import OFFSET, int8_scale, scale_of_row
 from latticeq.simd import (
+    coordinate,
     fields_at,
     filled,
     lane_index,
     load,
+    load_blocks,
     magnitude,
     maximum,
     rint,
     shift_right,
     store,
+    store_threes,
     to_float,
     to_int,
+    total,
 )
-from latticeq.transforms.hadamard import hadamard_row
+from latticeq.transforms.hadamard_kernels import hadamard_row
 
 __all__ = [
     "float_points",
@@ -55,23 +59,36 @@ def prepare_row(x: Any, codes: Any, pairs: Any) -> Any:
     float32
         The scale: the rotated token is about scale times the bytes.
     """
-    rotated = x
+    whole = 128 * (x.size // 128)
+    rotated = np.empty(x.size + -x.size % 128, np.float32)
+    rotated[x.size :] = 0
     if codes is not None:
-        rotated = np.empty_like(x)
-        hadamard_row(x, rotated, codes)
-    values = np.empty(x.size, np.int8)
-    scale = quantize_row(rotated, values)
-    for block in range(len(pairs)):
-        even, odd, total = np.uint32(0), np.uint32(0), np.int32(0)
-        for i in range(4):
-            a, b = values[8 * block + 2 * i], values[8 * block + 2 * i + 1]
-            even |= np.uint32(np.uint32(np.uint8(a)) << np.uint32(8 * i))
-            odd |= np.uint32(np.uint32(np.uint8(b)) << np.uint32(8 * i))
-            total += np.int32(a) + np.int32(b)
-        pairs[block, 0] = np.int32(even)
-        pairs[block, 1] = np.int32(odd)
-        pairs[block, 2] = total
+        hadamard_row(x, rotated[: x.size], codes)
+    else:
+        rotated[: x.size] = x
+    scale, inverse = scale_of_row(rotated)
+    if inverse == 0:
+        pairs[:] = 0
+        return scale
+    for i in range(0, whole, 128):
+        _store_pairs(rotated, i, inverse, pairs, 3 * i // 8)
+    if whole < x.size:
+        last = np.empty((16, 3), np.int32)
+        _store_pairs(rotated, whole, inverse, last, 0)
+        pairs[whole // 8 :] = last[: len(pairs) - whole // 8]
     return scale
+
+
+@kernel(inline=True)
+def _store_pairs(x: Any, first: int, inverse: Any, pairs: Any, at: int) -> None:
+    """Round sixteen blocks and store what `prepare_row` keeps of them."""
+    rounded = to_int(rint(load_blocks(x, first) * inverse))
+    bytes_ = rounded & 255
+    even = coordinate(bytes_, 0) | (coordinate(bytes_, 2) << 8)
+    even = even | (coordinate(bytes_, 4) << 16) | (coordinate(bytes_, 6) << 24)
+    odd = coordinate(bytes_, 1) | (coordinate(bytes_, 3) << 8)
+    odd = odd | (coordinate(bytes_, 5) << 16) | (coordinate(bytes_, 7) << 24)
+    store_threes(pairs, at, even, odd, total(rounded))
 
 
 @kernel(inline=True)

@@ -61,10 +61,10 @@ class RoundedLinear:
         first = linears[0]
         if any(linear.rotation != first.rotation for linear in linears):
             return [linear(x) for linear in linears]
-        rotated = first.rotation.apply(np.ascontiguousarray(x))
+        x = np.ascontiguousarray(x)
         if len(x) == 1:
-            return first._multiply_one(linears, rotated[0])
-        rows = Int8Rows(rotated)
+            return first._multiply_one(linears, first.rotation.apply(x)[0])
+        rows = Int8Rows(x, first.rotation)
         return [linear.multiply_int8(rows) for linear in linears]
 
     def multiply_int8(self, rows: Int8Rows) -> NDArray[np.float32]:

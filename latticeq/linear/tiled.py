@@ -82,10 +82,11 @@ class TiledLinear(ABC):
             linear._check(x)
         if any(linear._operand() != first._operand() for linear in linears):
             return [linear(x) for linear in linears]
-        rotated = first.rotation.apply(np.ascontiguousarray(x))
+        x = np.ascontiguousarray(x)
         if first._is_exact:
+            rotated = first.rotation.apply(x)
             return [linear.multiply_rotated(rotated) for linear in linears]
-        rows = Int8Rows(rotated)
+        rows = Int8Rows(x, first.rotation)
         return [linear.multiply_int8(rows) for linear in linears]
 
     def _operand(self) -> tuple[Rotation, bool]:

@@ -10,6 +10,7 @@ which is what runs under ``NUMBA_DISABLE_JIT=1`` and what to read first, and LLV
 There is no fast-math and no fused multiply-add unless a word says so: floats agree bit for bit.
 """
 
+from latticeq.simd.crossing import butterfly, butterfly_lanes, largest_lane, total_lanes
 from latticeq.simd.memory import (
     fields_at,
     load,
@@ -17,12 +18,14 @@ from latticeq.simd.memory import (
     load_byte_blocks,
     load_floats_at,
     load_ints_at,
+    load_strided,
     peek_at,
     store,
     store_blocks,
     store_byte_blocks,
     store_bytes,
     store_strided,
+    store_threes,
 )
 from latticeq.simd.packed import (
     add_bytes,
@@ -75,6 +78,8 @@ __all__ = [
     "argmax",
     "block",
     "broadcast",
+    "butterfly",
+    "butterfly_lanes",
     "coordinate",
     "count_ones",
     "dot_bytes",
@@ -86,11 +91,13 @@ __all__ = [
     "has_byte_tables",
     "lane_index",
     "largest",
+    "largest_lane",
     "load",
     "load_blocks",
     "load_byte_blocks",
     "load_floats_at",
     "load_ints_at",
+    "load_strided",
     "lookup",
     "magnitude",
     "max_bytes",
@@ -117,9 +124,11 @@ __all__ = [
     "store_byte_blocks",
     "store_bytes",
     "store_strided",
+    "store_threes",
     "sub_bytes",
     "to_float",
     "to_int",
     "top_two",
     "total",
+    "total_lanes",
 ]

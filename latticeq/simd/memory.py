@@ -309,6 +309,27 @@ def _tangle(builder: Builder, parts: list[Value]) -> list[Value]:
     return groups[0]
 
 
+def _load_strided_plain(array: Any, first: int, stride: int) -> Any:
+    flat = array.reshape(-1)
+    return np.stack([flat[first + i * stride :][:LANES] for i in range(DIM)])
+
+
+@word(_load_strided_plain)
+def load_strided(_: Any, array: Any, first: Any, stride: Any) -> Any:
+    """Load eight coordinates of sixteen lanes each, `stride` elements apart."""
+    result = Lanes(FROM_SCALAR[array.dtype], DIM)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        parts = []
+        for _i in range(DIM):
+            parts.append(_load(builder, pointer, result.vector, LANES))
+            pointer = builder.gep(pointer, [args[2]])
+        return join(builder, result, parts)
+
+    return signature(result, array, types.intp, types.intp), codegen
+
+
 def _store_strided_plain(array: Any, first: int, stride: int, x: Any) -> None:
     for i, row in enumerate(x):
         array.reshape(-1)[first + i * stride : first + i * stride + LANES] = row
@@ -329,3 +350,29 @@ def store_strided(_: Any, array: Any, first: Any, stride: Any, x: Lanes) -> Any:
         return context.get_dummy_value()
 
     return signature(types.none, array, types.intp, types.intp, x), codegen
+
+
+def _store_threes_plain(array: Any, first: int, a: Any, b: Any, c: Any) -> None:
+    array.reshape(-1)[first : first + 3 * LANES] = np.concatenate([a, b, c]).T.reshape(-1)
+
+
+@word(_store_threes_plain)
+def store_threes(_: Any, array: Any, first: Any, a: Lanes, b: Any, c: Any) -> Any:
+    """Store sixteen triples, the lanes of three single coordinates side by side."""
+    if not _fits(array, a, 1) or a != b or a != c:
+        return None
+    index = ir.IntType(32)
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        parts = args[2:]
+        both = ir.Constant(ir.VectorType(index, 2 * LANES), list(range(2 * LANES)))
+        ab = builder.shuffle_vector(parts[0], parts[1], both)
+        c_c = builder.shuffle_vector(parts[2], parts[2], both)
+        order = [LANES * (i % 3) + i // 3 for i in range(3 * LANES)]
+        mask = ir.Constant(ir.VectorType(index, 3 * LANES), order)
+        row = builder.shuffle_vector(ab, c_c, mask)
+        builder.store(row, builder.bitcast(pointer, row.type.as_pointer())).align = align(a.vector)
+        return context.get_dummy_value()
+
+    return signature(types.none, array, types.intp, a, b, c), codegen

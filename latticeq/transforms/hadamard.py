@@ -40,6 +40,11 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.jit import kernel, prange
+from latticeq.transforms.hadamard_kernels import (
+    hadamard_row,
+    hadamard_row_in,
+    row_memory,
+)
 from latticeq.transforms.paley import is_paley_order, paley_matrix
 
 __all__ = [
@@ -48,7 +53,6 @@ __all__ = [
     "hadamard_factors",
     "hadamard_inverse",
     "hadamard_matrix",
-    "hadamard_row",
     "largest_block",
 ]
 
@@ -236,139 +240,21 @@ def _transform(x: NDArray[Float], out: NDArray[Float] | None, transpose: bool) -
 
 
 @kernel
-def _stage_of_two(x, y, width):  # type: ignore[no-untyped-def]
-    """One butterfly stage of each segment: the highest index bit in x becomes the lowest in y."""
-    half = width // 2
-    for start in range(0, x.size, width):
-        low, high = x[start : start + half], x[start + half : start + width]
-        segment = y[start : start + width]
-        for j in range(half):
-            a, b = low[j], high[j]
-            segment[2 * j] = a + b
-            segment[2 * j + 1] = a - b
-
-
-@kernel
-def _stage_of_four(x, y, width):  # type: ignore[no-untyped-def]
-    """Two butterfly stages of each segment: the two highest index bits become the lowest."""
-    h = width // 4
-    for start in range(0, x.size, width):
-        x0, x1 = x[start : start + h], x[start + h : start + 2 * h]
-        x2, x3 = x[start + 2 * h : start + 3 * h], x[start + 3 * h : start + width]
-        segment = y[start : start + width]
-        for j in range(h):
-            a, b = x0[j] + x2[j], x0[j] - x2[j]
-            c, d = x1[j] + x3[j], x1[j] - x3[j]
-            segment[4 * j] = a + c
-            segment[4 * j + 1] = a - c
-            segment[4 * j + 2] = b + d
-            segment[4 * j + 3] = b - d
-
-
-@kernel
-def _apply_sylvester(x, scratch, width, stages):  # type: ignore[no-untyped-def]
-    """Transform each segment of 2^stages; the result is in x after an even number of passes."""
-    if stages % 2 == 1:
-        _stage_of_two(x, scratch, width)
-        x, scratch = scratch, x
-    for _ in range(stages // 2):
-        _stage_of_four(x, scratch, width)
-        x, scratch = scratch, x
-
-
-@kernel
-def _tabulate(x, g, start, scale, table):  # type: ignore[no-untyped-def]
-    """Fill table[code] with scale (+-a +-b +-c +-d); a .. d are rows 4g .. 4g + 3 of x.
-
-    Rows 16 .. 19 of the table are for +-a +-b, rows 20 .. 23 for +-c +-d.
-    """
-    size = min(table.shape[1], x.shape[1] - start)
-    for half in range(2):
-        a = x[4 * g + 2 * half, start : start + size]
-        b = x[4 * g + 2 * half + 1, start : start + size]
-        first = 16 + 4 * half
-        plus_plus, plus_minus = table[first], table[first + 1]
-        minus_plus, minus_minus = table[first + 2], table[first + 3]
-        for j in range(size):
-            total, difference = (a[j] + b[j]) * scale, (a[j] - b[j]) * scale
-            plus_plus[j] = total
-            plus_minus[j] = difference
-            minus_plus[j] = -difference
-            minus_minus[j] = -total
-    for code in range(16):
-        ab, cd, both = table[16 + code // 4], table[20 + code % 4], table[code]
-        for j in range(size):
-            both[j] = ab[j] + cd[j]
-
-
-@kernel
-def _apply_small(x, out, codes, scale):  # type: ignore[no-untyped-def]
-    """Set out = scale P x for x of shape (m, width) and P given by its codes; not in place.
-
-    Four tables at a time, so that an output is loaded and stored once in sixteen inputs.
-    """
-    m, groups = codes.shape
-    width = x.shape[1]
-    tables = np.empty((4, 24, min(TILE, width)), x.dtype)
-    out[:] = 0
-    for start in range(0, width, TILE):
-        size = min(TILE, width - start)
-        for g in range(groups % 4):
-            _tabulate(x, g, start, scale, tables[0])
-            for r in range(m):
-                total, table = out[r, start : start + size], tables[0, codes[r, g]]
-                for j in range(size):
-                    total[j] += table[j]
-        for g in range(groups % 4, groups, 4):
-            for i in range(4):
-                _tabulate(x, g + i, start, scale, tables[i])
-            for r in range(m):
-                total = out[r, start : start + size]
-                t0, t1 = tables[0, codes[r, g]], tables[1, codes[r, g + 1]]
-                t2, t3 = tables[2, codes[r, g + 2]], tables[3, codes[r, g + 3]]
-                for j in range(size):
-                    total[j] += (t0[j] + t1[j]) + (t2[j] + t3[j])
-
-
-@kernel
-def hadamard_row(x, out, codes):  # type: ignore[no-untyped-def]
-    """Transform one row: the kernel for other kernels, and for one token at a time.
-
-    Nothing is checked here; `hadamard` is the safe way in.
-
-    Parameters
-    ----------
-    x : ndarray of float32 or float64, shape (n,)
-        Contiguous; left as it is.
-    out : ndarray of x's type, shape (n,)
-        Contiguous. It must not overlap x, unless n is a power of two and it is x itself.
-    codes : ndarray of uint8
-        ``hadamard_codes(n)``, or ``hadamard_codes(n, transpose=True)`` for the inverse.
-    """
-    m = codes.shape[0]
-    width = x.size // m
-    scale = x.dtype.type(1.0 / np.sqrt(x.size))
-    scratch = np.empty_like(out)
-    stages = 0
-    while 1 << stages < width:
-        stages += 1
-    # The passes go back and forth between two buffers, and the last one has to end in `out`.
-    before, after = (scratch, out) if (stages + 1) // 2 % 2 == 1 else (out, scratch)
-    if m == 1:
-        for j in range(x.size):
-            before[j] = x[j] * scale
-    else:
-        _apply_small(x.reshape(m, width), before.reshape(m, width), codes, scale)
-    _apply_sylvester(before, after, width, stages)
-
-
-@kernel
 def _rows(x, out, codes, in_place):  # type: ignore[no-untyped-def]
+    memory = row_memory(x, codes)
+    copied = in_place and len(codes) > 1  # powers of two are transformed in place
+    copy = np.empty(x.shape[1] if copied else 0, x.dtype)
     for i in range(x.shape[0]):
-        hadamard_row(x[i].copy() if in_place else x[i], out[i], codes)
+        if copied:
+            copy[:] = x[i]
+            hadamard_row_in(copy, out[i], codes, memory)
+        else:
+            hadamard_row_in(x[i], out[i], codes, memory)
 
 
 @kernel(parallel=True)
 def _rows_parallel(x, out, codes, in_place):  # type: ignore[no-untyped-def]
-    for i in prange(x.shape[0]):
-        hadamard_row(x[i].copy() if in_place else x[i], out[i], codes)
+    step = max(1, PARALLEL_ENTRIES // 2 // x.shape[1])
+    for i in prange(-(-x.shape[0] // step)):
+        some = slice(step * i, step * (i + 1))
+        _rows(x[some], out[some], codes, in_place)

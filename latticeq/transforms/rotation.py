@@ -130,6 +130,11 @@ class Rotation:
         """Number of blocks: 1 for a full rotation."""
         return self.n // self.block_size
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is one Hadamard matrix and nothing else: `hadamard` itself."""
+        return self.kind == "hadamard" and self.blocks == 1 and self.seed is None
+
     def describe(self) -> str:
         """Say in one line what is applied, and when it is less than a full rotation."""
         if self.kind == "none":

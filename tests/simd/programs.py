@@ -15,6 +15,8 @@ from latticeq.simd import (
     argmax,
     block,
     broadcast,
+    butterfly,
+    butterfly_lanes,
     coordinate,
     count_ones,
     dot_bytes,
@@ -24,11 +26,13 @@ from latticeq.simd import (
     fused_multiply_add,
     lane_index,
     largest,
+    largest_lane,
     load,
     load_blocks,
     load_byte_blocks,
     load_floats_at,
     load_ints_at,
+    load_strided,
     lookup,
     magnitude,
     max_bytes,
@@ -52,12 +56,15 @@ from latticeq.simd import (
     store,
     store_blocks,
     store_byte_blocks,
+    store_bytes,
     store_strided,
+    store_threes,
     sub_bytes,
     to_float,
     to_int,
     top_two,
     total,
+    total_lanes,
 )
 
 
@@ -163,9 +170,28 @@ def memory(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(i, 0, bytes_)
     store_strided(i, 128, 16, bytes_)
     store_byte_blocks(raw, 128, bytes_)
+    store_bytes(raw, 16, load(ints, 0) & 127)
     store(i, 256, load(ints, 3))
     store(f, 0, load(floats, 5))
     store_blocks(f, 16, load_blocks(floats, 9))
+
+
+def crossing(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
+    x, z, a, b = load_strided(floats, 3, 24), load(floats, 256), load(ints, 0), load(ints, 16)
+    store_blocks(f, 0, x)
+    store_blocks(f, 128, butterfly(x, 1))
+    store_blocks(f, 256, butterfly(x, 2))
+    store_blocks(f, 384, butterfly(x, 4))
+    store_blocks(f, 512, butterfly_lanes(x, 1))
+    store_blocks(f, 640, butterfly_lanes(x, 2))
+    store_blocks(f, 768, butterfly_lanes(x, 4))
+    store_blocks(f, 896, butterfly_lanes(x, 8))
+    store(f, 1024, butterfly_lanes(z, 8))
+    store_threes(f, 1040, z, z + 1, z * 2)
+    store_threes(i, 0, a, b, a ^ b)
+    store_blocks(i, 128, load_strided(ints, 1, 20))
+    i[48] = largest_lane(a)
+    i[49] = total_lanes(a)
 
 
 def single_precision(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:

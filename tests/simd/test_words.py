@@ -19,6 +19,7 @@ EITHER = [
     programs.integer_arithmetic,
     programs.bytes_in_lanes,
     programs.memory,
+    programs.crossing,
 ]
 SINGLE = [programs.single_precision, programs.addresses]
 COMPILED = {program: kernel(program) for program in EITHER + SINGLE}

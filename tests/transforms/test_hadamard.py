@@ -22,9 +22,9 @@ from latticeq.transforms.hadamard import (
     hadamard_factors,
     hadamard_inverse,
     hadamard_matrix,
-    hadamard_row,
     largest_block,
 )
+from latticeq.transforms.hadamard_kernels import hadamard_row
 
 SMALL = [1, 2, 4, 8, 12, 20, 24, 28, 36, 40, 52, 64, 76, 96, 100, 128, 144, 200, 256, 296]
 MODELS = [576, 768, 896, 1536, 2048]
@@ -115,6 +115,47 @@ def test_a_row_does_not_depend_on_its_batch(n: int, rng: np.random.Generator) ->
     row = np.empty(n, np.float32)
     hadamard_row(x[1], row, hadamard_codes(n))
     assert np.array_equal(parallel[1], row)
+
+
+def in_order(x: NDArray[Any], transpose: bool) -> NDArray[Any]:
+    """Transform a row with the additions, one by one, in the order that fixes what floats become.
+
+    Sums of four are added one by one until a multiple of four of them is left, then four at a time;
+    stages go from the highest bit of the column to the lowest.
+    """
+    codes = hadamard_codes(x.size, transpose)
+    m, groups = codes.shape
+    scale = x.dtype.type(1 / np.sqrt(x.size))
+    y = x.reshape(m, -1) * scale
+    if groups:
+        a, b, c, d = x.reshape(groups, 4, -1).swapaxes(0, 1)
+        ab = np.stack([(a + b) * scale, (a - b) * scale])
+        cd = np.stack([(c + d) * scale, (c - d) * scale])
+        ab, cd = np.concatenate([ab, -ab[::-1]]), np.concatenate([cd, -cd[::-1]])
+        sums = [ab[codes[:, g] // 4, g] + cd[codes[:, g] % 4, g] for g in range(groups)]
+        y = np.zeros_like(y)
+        alone = groups % 4
+        for g in range(alone):
+            y += sums[g]
+        for g in range(alone, groups, 4):
+            y += (sums[g] + sums[g + 1]) + (sums[g + 2] + sums[g + 3])
+    distance = y.shape[1] // 2
+    while distance:
+        pairs = y.reshape(m, -1, 2, distance)
+        first, second = pairs[:, :, 0].copy(), pairs[:, :, 1].copy()
+        pairs[:, :, 0], pairs[:, :, 1] = first + second, first - second
+        distance //= 2
+    return y.reshape(-1)
+
+
+@pytest.mark.parametrize("n", [*SMALL, *MODELS, 16, 32, 512, 1024, 4096, 5632, 8192, 11008, 16384])
+@types
+def test_the_order_of_additions_is_fixed(n: int, dtype: type, rng: np.random.Generator) -> None:
+    x = (rng.standard_normal((2, n)) * np.exp2(rng.integers(-20, 20, (2, n)))).astype(dtype)
+    x[1] = rng.choice([0.0, -0.0, 1.0], n)
+    for row, there, back in zip(x, hadamard(x), hadamard_inverse(x), strict=True):
+        assert there.tobytes() == in_order(row, False).tobytes()
+        assert back.tobytes() == in_order(row, True).tobytes()
 
 
 @pytest.mark.parametrize("n", [1, 64, 72, 96, 576])
