@@ -9,9 +9,9 @@ with v the integer points of the cell, x the activations in int8 and a their sca
 one block are exact integers, at most 8 · 2q · 127 in magnitude; one float32 rounding a block
 follows.
 
-Every cell has two kernels, `Cell.multiply_row` and `Cell.decode_groups`. They differ in how a word
-is decoded and by what its bytes are raised, nothing else: both are inlined, so a process compiles
-only the cells that it meets.
+Every cell has two kernels, `Cell.multiply_token` and `Cell.decode_groups`. They differ in how a
+word is decoded and by what its bytes are raised, nothing else: both are inlined, so a process
+compiles only the cells that it meets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from latticeq.codes.cell_words import cubic_words_lanes, d8_words_lanes, fixed_words_lanes
 from latticeq.codes.words import decode_words_lanes
 from latticeq.jit import kernel, prange
-from latticeq.linear.nest_kernels import scale_index_at, table_rows
+from latticeq.linear.nest_kernels import prepare_row, scale_index_at, table_rows
 from latticeq.simd import (
     broadcast,
     count_ones,
@@ -49,16 +49,16 @@ class Cell(NamedTuple):
 
     Parameters
     ----------
-    multiply_row : callable
-        ``multiply_row(plan, q, tables, pairs, scale, y)`` multiplies one row of int8 activations by
-        several matrices. `plan`, (matrices, 6) int64, has for each matrix the addresses of its
-        words, (groups, N / 8, 16) int32; scale indices, (groups, N / 8, 2 * width) uint8; betas,
-        (16,) float32, each times the unit of points, repeated for higher bits of an index; row
-        scales, (16 * groups,) float32; the width of a scale index, 0 where words hold it; and the
-        number of groups of this matrix and those before it. `tables`, (4, 16) int32, are
-        `latticeq.codes.words.word_tables`, read for the cell "voronoi" only; `pairs`, (N / 8, 3)
-        int32, are from `prepare_row`, and so is `scale`; `y`, (16 * groups of all,) float32, is the
-        output.
+    multiply_token : callable
+        ``multiply_token(plan, q, tables, x, codes, y)`` rotates one token, rounds it to int8 and
+        multiplies it by several matrices. `plan`, (matrices, 6) int64, has for each matrix the
+        addresses of its words, (groups, N / 8, 16) int32; scale indices, (groups, N / 8, 2 * width)
+        uint8; betas, (16,) float32, each times the unit of points, repeated for higher bits of an
+        index; row scales, (16 * groups,) float32; the width of a scale index, 0 where words hold
+        it; and the number of groups of this matrix and those before it. `tables`, (4, 16) int32,
+        are `latticeq.codes.words.word_tables`, read for the cell "voronoi" only; `x`, (N,) float32,
+        and `codes` are as `latticeq.linear.nest_kernels.prepare_row` takes them; `y`, (16 * groups
+        of all,) float32, is the output.
     decode_groups : callable
         ``decode_groups(words, indices, width, betas, q, tables, out)`` decodes row groups. `out` is
         a tuple: points, (groups, N / 8, 2, 16) int32, coordinates 0 to 3 and 4 to 7 of each block
@@ -69,7 +69,7 @@ class Cell(NamedTuple):
         ``raised(q)`` is what a point's bytes are raised by; they are at most twice that.
     """
 
-    multiply_row: Callable[..., None]
+    multiply_token: Callable[..., None]
     decode_groups: Callable[..., None]
     raised: Callable[[int], int]
 
@@ -102,7 +102,7 @@ def _d8(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
 def _multiply_group(
     group: int, plan: Any, q: int, operands: Any, tables: Any, scale: float, y: Any, dots: Any
 ) -> None:
-    """Do the share of `Cell.multiply_row` that one row group is."""
+    """Do the share of `Cell.multiply_token` that one row group is."""
     # A loop's index is unsigned, and unsigned and signed integers together make floats.
     matrix, mine, blocks = 0, np.int64(group), len(operands)
     while plan[matrix, 5] <= group:
@@ -158,12 +158,14 @@ def _d8_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand:
 
 
 @kernel
-def _operands(pairs: Any, offset: int, is_cubic: bool) -> Any:
-    """Return what each block is multiplied with: (N / 8, 3) -> (N / 8, 4) int32.
+def _operands(x: Any, codes: Any, offset: int, is_cubic: bool) -> Any:
+    """Return what each block is multiplied with, (N / 8, 4) int32, and the token's scale.
 
-    Its even and its odd coordinates, where the dot starts, and what it changes by if the parity of
-    a codeword of cell cubic is odd: 2 (sum of x_i, i >= 1) - 2 x_0.
+    A block's even and its odd coordinates, where the dot starts, and what it changes by if the
+    parity of a codeword of cell cubic is odd: 2 (sum of x_i, i >= 1) - 2 x_0.
     """
+    pairs = np.empty((x.size // 8, 3), np.int32)
+    scale = prepare_row(x, codes, pairs)
     found = np.empty((len(pairs), 4), np.int32)
     for block in range(len(pairs)):
         total = pairs[block, 2]
@@ -173,7 +175,7 @@ def _operands(pairs: Any, offset: int, is_cubic: bool) -> Any:
             first = np.int32(np.int8(pairs[block, 0] & 255))
             found[block, 2] += 2 * first
             found[block, 3] = 2 * total - 4 * first
-    return found
+    return found, scale
 
 
 @kernel(inline=True)
@@ -198,8 +200,8 @@ def _decode_group(
 
 
 @kernel(parallel=True)
-def _multiply_voronoi(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
-    operands = _operands(pairs, 2 * q, False)
+def _multiply_voronoi(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
+    operands, scale = _operands(x, codes, 2 * q, False)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _voronoi_dots)
 
@@ -214,8 +216,8 @@ def _decode_voronoi(
 
 
 @kernel(parallel=True)
-def _multiply_nestquantm(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
-    operands = _operands(pairs, 2 * q, False)
+def _multiply_nestquantm(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
+    operands, scale = _operands(x, codes, 2 * q, False)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _nestquantm_dots)
 
@@ -230,8 +232,8 @@ def _decode_nestquantm(
 
 
 @kernel(parallel=True)
-def _multiply_cubic(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
-    operands = _operands(pairs, 2 * q - 1, True)
+def _multiply_cubic(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
+    operands, scale = _operands(x, codes, 2 * q - 1, True)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _cubic_dots)
 
@@ -246,8 +248,8 @@ def _decode_cubic(
 
 
 @kernel(parallel=True)
-def _multiply_d8(plan: Any, q: int, tables: Any, pairs: Any, scale: float, y: Any) -> None:
-    operands = _operands(pairs, q, False)
+def _multiply_d8(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
+    operands, scale = _operands(x, codes, q, False)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _d8_dots)
 

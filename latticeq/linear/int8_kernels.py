@@ -27,12 +27,13 @@ from latticeq.simd import (
     to_float,
     to_int,
 )
+from latticeq.transforms.hadamard_kernels import hadamard_row
 
 __all__ = [
     "dequantize_int8_groups",
     "int8_scale",
     "multiply_int8_row",
-    "multiply_rounded_rows",
+    "multiply_rounded_token",
     "quantize_row",
     "scale_of_row",
 ]
@@ -158,23 +159,24 @@ def multiply_int8_row(
 
 
 @kernel(parallel=True)
-def multiply_rounded_rows(plan: Any, fours: Any, total: int, scale: float, y: Any) -> None:
-    """Multiply one token, rounded to int8, by several int8 matrices of one width.
+def multiply_rounded_token(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
+    """Rotate one token, round it to int8, and multiply it by several int8 matrices of one width.
 
     Parameters
     ----------
     plan : (matrices, 3) int64
         For each the addresses of its words, (groups, N / 4, 16) int32, raised by 128, and of its
         row scales, (16 * groups,) float32; and the number of groups of it and those before it.
-    fours : (N / 4,) int32
-        Four activations each.
-    total : int
-        Their sum.
-    scale : float32
-        Of the activations.
+    q, tables
+        Not used: they make this a kernel like those of `latticeq.linear.cell_kernels`.
+    x : (N,) float32
+    codes : (m, m / 4) uint8, or None
+        ``hadamard_codes(N)``; None if `x` is rotated already.
     y : (16 * groups of all,) float32, output
     """
+    fours, total, scale = _rounded_token(x, codes)
     for group in prange(plan[-1, 2]):
+        # A loop's index is unsigned, and unsigned and signed integers together make floats.
         matrix, mine = 0, np.int64(group)
         while plan[matrix, 2] <= group:
             matrix, mine = matrix + 1, np.int64(group) - plan[matrix, 2]
@@ -186,6 +188,21 @@ def multiply_rounded_rows(plan: Any, fours: Any, total: int, scale: float, y: An
             dot = dot_wide_bytes(dot, load_ints_at(words), broadcast(fours[j], lane))
             words += 64
         store(y, 16 * group, to_float(dot) * row_scale * scale)
+
+
+@kernel
+def _rounded_token(x: Any, codes: Any) -> Any:
+    """Return a token in int8, four to a word; the sum of its integers; and its scale."""
+    values = np.empty(x.size, np.int8)
+    rotated = x
+    if codes is not None:
+        rotated = np.empty_like(x)
+        hadamard_row(x, rotated, codes)
+    scale = quantize_row(rotated, values)
+    total = np.int32(0)
+    for value in values:
+        total += np.int32(value)
+    return values.view(np.int32), total, scale
 
 
 @kernel(parallel=True)

@@ -11,8 +11,8 @@ one token too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,13 @@ from latticeq.linear.coded_kernels import block_starts, multiply_panels
 from latticeq.linear.int8_tiles import Int8Rows
 from latticeq.linear.nest_kernels import (
     float_points,
-    prepare_row,
     round_points,
     split_fields,
 )
 from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
+from latticeq.linear.token import TokenProduct
 from latticeq.storage.bits import ROWS, bit_width, pack_digits, unpack_digits, unpack_scale_index
 from latticeq.storage.formats.nest import PackedNest
-from latticeq.transforms.hadamard import hadamard_codes
 
 __all__ = ["NestLinear"]
 
@@ -60,7 +59,6 @@ class NestLinear(TiledLinear):
         self._is_d8 = code.cell == "d8"
         self._kernels = CELLS[code.cell]
         self.raised = self._kernels.raised(code.q) if code.q <= WORD_Q else 128
-        self._kind = (code.cell, code.q, self.rotation)
         self._betas = _repeated(packed.betas * np.float32(code.unit))
         self._row_scale = padded_scale(packed.row_scale)
         self._index_width = 0 if self._is_d8 else bit_width(len(packed.betas))
@@ -71,53 +69,46 @@ class NestLinear(TiledLinear):
         if code.q <= WORD_Q:
             self._words = read_only(_widened(self._digits).view("<i4")[..., 0])
             self._tables = word_tables(code.q)
-        self._plan: tuple[list[Self], NDArray[np.int64], tuple[int, ...]] | None = None
-        self._sign_codes = None
-        if self.rotation.is_plain:
-            self._sign_codes = hadamard_codes(self.in_features)
+        self._product: TokenProduct | None = None
 
     @classmethod
     def apply_group(
         cls, linears: Sequence[Self], x: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
         """Multiply one input by several matrices, rotating it once, in one parallel region."""
-        first = linears[0]
-        if len(x) != 1 or first._is_exact or (first._words is None and len(linears) == 1):
+        if len(x) != 1 or not TokenProduct.fits(linears):
             return super().apply_group(linears, x)
         for linear in linears:
             linear._check(x)
-        if first._words is None or any(linear._kind != first._kind for linear in linears):
-            return [linear(x) for linear in linears]
-        ys = first._multiply_one(linears, x[0])
-        return [linear.finished(y) for linear, y in zip(linears, ys, strict=True)]
+        product = linears[0]._product_of(linears)
+        y = np.empty(product.size, np.float32)
+        product(np.ascontiguousarray(x[0]), y)
+        parts = product.parts(y)
+        return [f.finished(part[None]) for f, part in zip(linears, parts, strict=True)]
 
-    def _multiply_one(
-        self, linears: Sequence[Self], x: NDArray[np.float32]
-    ) -> list[NDArray[np.float32]]:
-        """Multiply one token by matrices of this one's kind."""
-        if self._sign_codes is None:  # not one plain Hadamard matrix: rotated outside the kernel
-            x = self.rotation.apply(x)
-        pairs = np.empty((self.in_features // 8, 3), np.int32)
-        scale = prepare_row(np.ascontiguousarray(x), self._sign_codes, pairs)
-        plan, starts = self._plan_of(linears)
-        y = np.empty(ROWS * plan[-1, -1], np.float32)
-        self._kernels.multiply_row(plan, self._code.q, self._tables, pairs, np.float32(scale), y)
-        return [
-            y[None, start : start + linear.out_features]
-            for start, linear in zip(starts, linears, strict=True)
-        ]
+    def _product_of(self, linears: Sequence[Self]) -> TokenProduct:
+        if self._product is None or self._product.linears != list(linears):
+            self._product = TokenProduct(linears)
+        return self._product
 
-    def _plan_of(self, linears: Sequence[Self]) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-        """Return what `multiply_row` needs to know of matrices, and where their outputs start."""
-        # Keeping the linears keeps the arrays alive whose addresses are in the plan.
-        if self._plan is None or self._plan[0] != list(linears):
-            ends = np.cumsum([linear._groups for linear in linears])
-            rows = [[*linear._addresses(), end] for linear, end in zip(linears, ends, strict=True)]
-            starts = tuple(int(ROWS * (e - f._groups)) for e, f in zip(ends, linears, strict=True))
-            self._plan = list(linears), np.array(rows, np.int64), starts
-        return self._plan[1:]
+    @property
+    def groups(self) -> int:
+        """Groups of sixteen rows, the last one filled up."""
+        return self._groups
 
-    def _addresses(self) -> list[int]:
+    @property
+    def token_kind(self) -> tuple[Any, ...] | None:
+        """What matrices that share a `TokenProduct` agree in."""
+        if self._words is None or self._is_exact:
+            return None
+        return self._code.cell, self._code.q, self.rotation
+
+    def token_kernel(self) -> tuple[Callable[..., None], int, NDArray[np.int32] | None]:
+        """Return the kernel of this cell, q and its tables."""
+        return self._kernels.multiply_token, self._code.q, self._tables
+
+    def token_plan(self) -> list[int]:
+        """Return the addresses of the arrays and the width of a scale index."""
         arrays = (self._words, self._scale_index, self._betas, self._row_scale)
         return [*(array.ctypes.data for array in arrays if array is not None), self._index_width]
 

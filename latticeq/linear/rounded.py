@@ -8,14 +8,16 @@ bits (`latticeq.linear.int8_tiles`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.linear.int8_kernels import multiply_rounded_rows, quantize_row
+from latticeq.linear.int8_kernels import multiply_rounded_token
 from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles
 from latticeq.linear.tiled import TiledLinear
+from latticeq.linear.token import TokenProduct
 from latticeq.storage.bits import ROWS
 
 __all__ = ["RoundedLinear"]
@@ -63,7 +65,11 @@ class RoundedLinear:
             return [linear(x) for linear in linears]
         x = np.ascontiguousarray(x)
         if len(x) == 1:
-            return first._multiply_one(linears, first.rotation.apply(x)[0])
+            product = TokenProduct(linears)
+            y = np.empty(product.size, np.float32)
+            product(x[0], y)
+            parts = product.parts(y)
+            return [f._finished(part[None]) for f, part in zip(linears, parts, strict=True)]
         rows = Int8Rows(x, first.rotation)
         return [linear.multiply_int8(rows) for linear in linears]
 
@@ -73,29 +79,23 @@ class RoundedLinear:
         multiply_tiles(self._words, self._row_scale, *rows.operands, 0, out)
         return self._finished(out[: len(rows), : self.out_features])
 
-    def _multiply_one(
-        self, linears: Sequence[RoundedLinear], x: NDArray[np.float32]
-    ) -> list[NDArray[np.float32]]:
-        """Multiply one rotated token by matrices of one width, in one parallel region."""
-        values = np.empty(len(x), np.int8)
-        scale = quantize_row(x, values)
-        ends = np.cumsum([len(linear._words) for linear in linears])
-        plan = np.array(
-            [
-                (linear._words.ctypes.data, linear._row_scale.ctypes.data, end)
-                for linear, end in zip(linears, ends, strict=True)
-            ],
-            np.int64,
-        )
-        y = np.empty(ROWS * ends[-1], np.float32)
-        multiply_rounded_rows(
-            plan, values.view(np.int32), int(values.sum(dtype=np.int64)), scale, y
-        )
-        parts = np.split(y, ROWS * ends[:-1])
-        return [
-            linear._finished(part[None, : linear.out_features])
-            for linear, part in zip(linears, parts, strict=True)
-        ]
+    @property
+    def groups(self) -> int:
+        """Groups of sixteen rows, the last one filled up."""
+        return len(self._words)
+
+    @property
+    def token_kind(self) -> tuple[Any, ...]:
+        """What matrices that share a `TokenProduct` agree in."""
+        return "rounded", self.rotation
+
+    def token_kernel(self) -> tuple[Callable[..., None], int, None]:
+        """Return the kernel; it takes neither q nor tables."""
+        return multiply_rounded_token, 0, None
+
+    def token_plan(self) -> list[int]:
+        """Return the addresses of the words and the row scales."""
+        return [self._words.ctypes.data, self._row_scale.ctypes.data]
 
     def _finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         y = np.ascontiguousarray(y)
