@@ -7,13 +7,15 @@ H is n x n with all entries +-1/sqrt(n) and H H^T = I. For n = m 2^k it is the K
 with the smallest m that works (`hadamard_factors`), so that most of the work is butterflies. A row
 is an m x 2^k matrix X in C order and its transform is P X S:
 
-- *P from the left* (`_apply_small`): rows of X are taken four at a time. Their 16 signed sums
-  +-a +-b +-c +-d are tabulated once, and each of the m outputs adds one of them: m/4 additions an
-  entry instead of m multiplications. `hadamard_codes` holds which one.
-- *S from the right* (`_apply_sylvester`): k butterfly stages in constant geometry. Every stage
-  takes the highest bit of the column index and leaves it lowest, so after k stages the order is
-  natural again and every stage reads long contiguous runs, which LLVM vectorises; the textbook
-  in-place form does not vectorise at strides 1, 2 and 4.
+- *P from the left*: rows of X are taken four at a time. Their 16 signed sums +-a +-b +-c +-d are
+  tabulated once, and each of the m outputs adds one of them: m/4 additions an entry instead of m
+  multiplications. `hadamard_codes` holds which one.
+- *S from the right*: k butterfly stages in place, from the highest bit of the column's index to the
+  lowest. Vectors are sixteen neighbouring columns, so all stages but the last four add and subtract
+  whole vectors.
+
+The kernels are in `latticeq.transforms.hadamard_kernels`, and so is the order of additions, which
+fixes every bit of a result.
 
 One row takes the same steps alone and in a batch: results do not depend on batch size or threads.
 
@@ -63,9 +65,6 @@ LARGEST_SMALL_ORDER = 1024
 
 PARALLEL_ENTRIES = 1 << 15
 """Smaller inputs run on one thread: starting the others costs about as much as the work."""
-
-TILE = 128
-"""Columns of X whose tables of signed sums are held at once: four float32 tables fill 32 KiB."""
 
 
 @cache
