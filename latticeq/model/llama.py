@@ -34,6 +34,7 @@ from latticeq.model.kernels import nll_rows, rms_norm, rotate, swiglu
 from latticeq.model.kv.cache import KVCache
 from latticeq.model.kv.coding import KVCoding
 from latticeq.model.kv.new import new_cache
+from latticeq.model.one_token import OneToken
 from latticeq.model.rope import frequencies, rotary
 from latticeq.model.tokenizer import Tokenizer
 
@@ -77,6 +78,10 @@ class Block:
         self._qkv = [linears[name] for name in BLOCK_LINEARS[:3]]
         self._gate_up = [linears[name] for name in BLOCK_LINEARS[4:6]]
 
+    @cached_property
+    def _one_token(self) -> OneToken | None:
+        return OneToken(self) if OneToken.fits(self) else None
+
     def __call__(
         self,
         x: NDArray[np.float32],
@@ -102,6 +107,8 @@ class Block:
         (T, D) float32
             `x`.
         """
+        if len(x) == 1 and self._one_token is not None:
+            return self._one_token(x, turns, cache, layer)
         normed = self.normed("input_layernorm", x)
         mixed = self.mix(normed, turns, cache, layer)
         x += self.linears["self_attn.o_proj"](mixed)  # (T, D)
