@@ -118,10 +118,9 @@ def _exponentiate(scores, start, n_queries, scale, sums):  # type: ignore[no-unt
     """
     rows, width = scores.shape
     for task in prange((rows + 7) // 8):
-        lanes = np.empty(64, np.float32)
         for r in range(task * 8, min(rows, task * 8 + 8)):
             seen = start + r % n_queries + 1
-            _, sums[r, 0] = exponentiate_row(scores[r, :seen], scale, lanes)
+            _, sums[r, 0] = exponentiate_row(scores[r, :seen], scale)
             for s in range(seen, width):
                 scores[r, s] = np.float32(0)
 
@@ -139,7 +138,7 @@ def _attend_one(q, keys, values, seen, scale, out):  # type: ignore[no-untyped-d
         g = h // shared
         scores = np.empty(-(-seen // _POSITIONS) * _POSITIONS, np.float32)
         _scores_of_head(q[h], keys[g].ctypes.data, keys.strides[1], scores)
-        _, total = exponentiate_row(scores[:seen], scale, np.empty(64, np.float32))
+        _, total = exponentiate_row(scores[:seen], scale)
         first = values[g].ctypes.data
         for i in range(0, width, 16):
             store(out[h], i, _mixed(scores, seen, first + 4 * i, values.strides[1]) * (1 / total))

@@ -8,7 +8,7 @@ that one kernel serves both.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,29 +59,47 @@ def to_double(_: Any, x: Lanes) -> Any:
     return elementwise(result, lambda b, p: b.fpext(p, result.vector), x)
 
 
-def _sum_lanes_plain(x: Any) -> Any:
-    parts = x[0]
-    while len(parts) > 1:
-        half = len(parts) // 2
-        parts = parts[:half] + parts[half:]
-    return parts[0]
+def _halving(combine: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    """Return the NumPy meaning of a word that joins the lanes of one coordinate in pairs."""
+
+    def joined(x: Any) -> Any:
+        parts = x[0]
+        while len(parts) > 1:
+            half = len(parts) // 2
+            parts = combine(parts[:half], parts[half:])
+        return parts[0]
+
+    return joined
 
 
-@word(_sum_lanes_plain)
-def sum_lanes(_: Any, x: Lanes) -> Any:
-    """Add the lanes of one coordinate: l and l + 8, then l and l + 4, and so on."""
+def _halve(x: Lanes, emit: Callable[..., Value]) -> Any:
+    """Return the signature and code of such a word."""
 
     def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
         value, half = args[0], LANES // 2
         while half:
             index = ir.VectorType(ir.IntType(32), half)
-            low = builder.shuffle_vector(value, value, ir.Constant(index, list(range(half))))
-            high = ir.Constant(index, list(range(half, 2 * half)))
-            value = builder.fadd(low, builder.shuffle_vector(value, value, high))
+            low, high = (
+                builder.shuffle_vector(value, value, ir.Constant(index, list(range(at, at + half))))
+                for at in (0, half)
+            )
+            value = emit(builder, low, high)
             half //= 2
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return signature(SCALAR[x.dtype], x), codegen
+
+
+@word(_halving(np.add))
+def sum_lanes(_: Any, x: Lanes) -> Any:
+    """Add the float lanes of one coordinate: l and l + 8, then l and l + 4, and so on."""
+    return _halve(x, lambda builder, p, q: builder.fadd(p, q))
+
+
+@word(_halving(np.maximum))
+def max_lanes(_: Any, x: Lanes) -> Any:
+    """Return the largest of the float lanes of one coordinate."""
+    return _halve(x, lambda b, p, q: b.select(b.fcmp_ordered(">", p, q), p, q))
 
 
 def _has_halves() -> bool:

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.llama
-from latticeq.jit import IS_JIT, kernel
+from latticeq.jit import IS_JIT, kernel, set_threads, threads
 from latticeq.model.attention import attend
 from latticeq.model.config import LlamaConfig
-from latticeq.model.kernels import exp, nll_rows, rms_norm, rotate, swiglu
+from latticeq.model.kernels import exp, exp_lanes, nll_rows, rms_norm, rotate, swiglu
 from latticeq.model.rope import frequencies, rotary
+from latticeq.simd import load, store
 from tests.tiny_llama import CONFIGS
 
 
@@ -41,6 +42,58 @@ def test_exp_of_zero_is_one():
     out = np.empty(2, np.float32)
     exp_all(np.array([0.0, -0.0], np.float32), out)
     np.testing.assert_array_equal(out, 1)
+
+
+@kernel
+def exp_by_lanes(x, out):
+    for i in range(0, x.size, 16):
+        store(out, i, exp_lanes(load(x, i)))
+
+
+def test_exp_of_lanes_is_exp():
+    x = np.linspace(-90, 90, 100_000 if IS_JIT else 1600).astype(np.float32)
+    out, expected = np.empty_like(x), np.empty_like(x)
+    exp_by_lanes(x, out)
+    exp_all(x, expected)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_exp_of_lanes_keeps_what_is_not_a_number():
+    x = np.zeros(16, np.float32)
+    x[3] = np.nan
+    out = np.empty_like(x)
+    exp_by_lanes(x, out)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(x))
+
+
+@pytest.mark.skipif(not IS_JIT, reason="needs threads")
+def test_tokens_do_not_depend_on_threads_or_on_each_other(rng):
+    x, gate, logits = (rng.standard_normal((37, n)).astype(np.float32) for n in (90, 91, 200))
+    weight, turn = rng.standard_normal(90).astype(np.float32), rng.standard_normal(16)
+    targets = rng.integers(0, 200, 37)
+
+    def results(rows):
+        normed, up, turned = np.empty_like(x[rows]), gate[rows][:, ::-1].copy(), x[rows].copy()
+        mixed, nll = gate[rows].copy(), np.empty(len(normed))
+        rms_norm(x[rows], weight, 1e-5, normed)
+        swiglu(mixed, up)
+        heads = turned[:, :64].reshape(-1, 2, 32).copy()
+        positions = np.arange(37)[rows, None] * turn
+        rotate(heads, np.cos(positions).astype(np.float32), np.sin(positions).astype(np.float32))
+        nll_rows(logits[rows].copy(), targets[rows], nll)
+        return normed, mixed, heads, nll
+
+    before = threads()
+    whole = results(slice(None))
+    try:
+        set_threads(1)
+        alone = results(slice(None))
+    finally:
+        set_threads(before)
+    single = [results(slice(t, t + 1)) for t in range(37)]
+    for part, expected in enumerate(whole):
+        np.testing.assert_array_equal(alone[part], expected)
+        np.testing.assert_array_equal(np.concatenate([one[part] for one in single]), expected)
 
 
 @given(

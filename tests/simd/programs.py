@@ -37,6 +37,7 @@ from latticeq.simd import (
     lookup,
     magnitude,
     max_bytes,
+    max_lanes,
     maximum,
     min_bytes,
     minimum,
@@ -186,6 +187,7 @@ def single_precision(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store(i, 16, to_int(to_double(rint(x)) * 3.0))
     store(f, 32, bits_float(float_bits(x) ^ 1))
     f[48] = sum_lanes(rint(x))
+    f[49] = max_lanes(y)
     store_strided(f, 64, 16, filled_rows(floats[3], 3))
     store_strided(f, 256, 16, load_strided(floats, 5, 19, filled_rows(0, 4)))
 

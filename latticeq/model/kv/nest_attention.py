@@ -88,10 +88,9 @@ def attend_one(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-unty
 @kernel
 def _exponentiate(weights, count, width, sums):  # type: ignore[no-untyped-def]
     """Exponentiate scores, (H/G, CHUNK); sums, (H/G, 2), are the largest score and the sum."""
-    lanes = np.empty(64, np.float32)
     scale = np.float32(1 / np.sqrt(width))
     for h in range(len(weights)):
-        sums[h, 0], sums[h, 1] = exponentiate_row(weights[h, :count], scale, lanes)
+        sums[h, 0], sums[h, 1] = exponentiate_row(weights[h, :count], scale)
         weights[h, count:] = 0
 
 
