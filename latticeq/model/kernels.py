@@ -18,6 +18,7 @@ from latticeq.simd import (
     filled,
     filled_rows,
     float_bits,
+    fused_multiply_add,
     load,
     max_lanes,
     maximum,
@@ -57,19 +58,22 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 @kernel(inline=True)
 def exp_lanes(x):  # type: ignore[no-untyped-def]
-    """Return what `exp` does of float32 lanes, bit for bit; what is not a number stays so."""
+    """Return e**x of float32 lanes as `exp` does; what is not a number stays so.
+
+    Products and sums are fused, so that the last bits may differ.
+    """
     # The bound comes first: of a number and none, these words return the second.
     x = minimum(filled(np.float32(88.0), x), maximum(filled(np.float32(-87.0), x), x))
-    shifted = x * np.float32(1.4426950408889634) + np.float32(12582912.0)
+    shifted = fused_multiply_add(x, np.float32(1.4426950408889634), np.float32(12582912.0))
     n = shifted - np.float32(12582912.0)
-    r = x - n * np.float32(0.693359375)
-    r = r - n * np.float32(-2.12194440e-4)
-    p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + np.float32(1.0)
+    r = fused_multiply_add(n, np.float32(-0.693359375), x)
+    r = fused_multiply_add(n, np.float32(2.12194440e-4), r)
+    p = fused_multiply_add(r, np.float32(1.9875691500e-4), np.float32(1.3981999507e-3))
+    p = fused_multiply_add(p, r, np.float32(8.3334519073e-3))
+    p = fused_multiply_add(p, r, np.float32(4.1665795894e-2))
+    p = fused_multiply_add(p, r, np.float32(1.6666665459e-1))
+    p = fused_multiply_add(p, r, np.float32(5.0000001201e-1))
+    p = fused_multiply_add(p * r, r, r) + np.float32(1.0)
     return p * bits_float((float_bits(shifted) - 0x4B400000 + 127) << 23)
 
 

@@ -202,6 +202,30 @@ def store_numbers_at(_: Any, address: Any, x: Lanes, array: Any) -> Any:
     return signature(types.none, types.intp, x, array), codegen
 
 
+def _put_plain(address: int, x: Any, array: Any) -> None:
+    with np.errstate(over="ignore"):
+        _seen_at(address, array, 1)[0] = x
+
+
+@word(_put_plain)
+def put_number_at(_: Any, address: Any, x: Any, array: Any) -> Any:
+    """Store one float32 as a number of the dtype that `load_numbers_at` reads."""
+    if not _is_kept(array) or x != types.float32:
+        return None
+    is_half = array.dtype == types.uint16
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        value = args[1]
+        if is_half:
+            many = _narrow(builder, splat(builder, _FLOAT.vector, value))
+            value = builder.extract_element(many, ir.Constant(ir.IntType(32), 0))
+        target = builder.inttoptr(args[0], value.type.as_pointer())
+        builder.store(value, target).align = 2 if is_half else 4
+        return context.get_dummy_value()
+
+    return signature(types.none, types.intp, x, array), codegen
+
+
 def _rows_plain(value: Any, count: int) -> Any:
     return np.full((count, LANES), value, np.float32)
 

@@ -8,7 +8,7 @@ import pytest
 import reference.kv_cache
 from latticeq.errors import InputError
 from latticeq.jit import IS_JIT, set_threads, threads
-from latticeq.model.attention import attend_heads
+from latticeq.model.attention import attend_heads, tiled
 from latticeq.model.kv.basis import from_basis, to_basis
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.kv.coding import KVCoding
@@ -43,7 +43,8 @@ def decoded(cache, kind, seen):
     """Return what a coded cache keeps in its first layer, in its basis: (S, G, K)."""
     heads = [cache._decoded(kind, 0, g, seen) for g in range(cache.shape[1])]
     if isinstance(cache, NestCache):
-        heads = [head[:, :seen].T for head in heads]
+        heads = [head if kind else head.transpose(0, 2, 1) for head in heads]
+        heads = [head.reshape(-1, cache.shape[2])[:seen] for head in heads]
     return np.stack(heads, axis=1)
 
 
@@ -101,7 +102,7 @@ def test_attention_is_exact_on_what_is_kept(kind, heads, width, rng):
     bases = cache._bases
     keys, values = decoded(cache, 0, LONG), decoded(cache, 1, LONG)
     turned = to_basis(q, bases.queries[0], bases.key_turn)
-    mixed = attend_heads(turned, heads[1], lambda g: (keys[:, g].T, values[:, g]), 0)
+    mixed = attend_heads(turned, heads[1], lambda g: tiled(keys[:, g], values[:, g]), 0)
     expected = from_basis(mixed.reshape(q.shape), bases.outputs[0], bases.back)
     np.testing.assert_allclose(out, expected.reshape(LONG, -1), rtol=1e-4, atol=1e-4)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import reference.llama
 from latticeq.jit import IS_JIT, kernel, set_threads, threads
-from latticeq.model.attention import attend
+from latticeq.model.attention import attend_heads, tiled
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kernels import exp, exp_lanes, nll_rows, rms_norm, rotate, swiglu
 from latticeq.model.rope import frequencies, rotary
@@ -50,12 +50,18 @@ def exp_by_lanes(x, out):
         store(out, i, exp_lanes(load(x, i)))
 
 
-def test_exp_of_lanes_is_exp():
-    x = np.linspace(-90, 90, 100_000 if IS_JIT else 1600).astype(np.float32)
-    out, expected = np.empty_like(x), np.empty_like(x)
+def test_exp_of_lanes_is_accurate_and_saturates():
+    x = np.linspace(-87, 88, 100_000 if IS_JIT else 1600).astype(np.float32)
+    out = np.empty_like(x)
     exp_by_lanes(x, out)
-    exp_all(x, expected)
-    np.testing.assert_array_equal(out, expected)
+    true = np.exp(x.astype(np.float64))
+    assert (np.abs(out - true) / true).max() < 3e-7
+    edges = np.tile(np.float32([-np.inf, -1e30, -0.0, 0.0, 1e30, np.inf, -100, 100]), 2)
+    exp_by_lanes(edges, out[:16])
+    assert (out[[0, 1, 6]] < 2e-38).all()
+    np.testing.assert_array_equal(out[2:4], 1)
+    assert (out[[4, 5, 7]] > 1e38).all()
+    assert np.isfinite(out[:16]).all()
 
 
 def test_exp_of_lanes_keeps_what_is_not_a_number():
@@ -168,11 +174,13 @@ def test_attention_equals_the_reference(n_tokens, start, heads, width, scale, se
     q, k, v = (x.astype(np.float32) for x in (q, k, v))
     expected = reference.llama.attention(*(x.astype(np.float64) for x in (q, k, v)))[start:]
     # What lies behind the written positions is whatever memory held: it must not matter.
-    keys = np.full((heads[1], width, seen + 5), np.nan, np.float32)
-    values = np.full((heads[1], seen + 3, width), np.nan, np.float32)
-    keys[:, :, :seen] = k.transpose(1, 2, 0)
-    values[:, :seen] = v.transpose(1, 0, 2)
-    out = attend(q[start:], keys, values, start)
+    def read(g):
+        keys, mixed = tiled(k[:, g], v[:, g])
+        keys.transpose(0, 2, 1).reshape(-1, width)
+        mixed[seen:] = np.nan
+        return keys, mixed
+
+    out = attend_heads(q[start:], heads[1], read, start)
     # Scores of size `scale` carry errors of scale * 2**-20, which exp turns into relative errors.
     np.testing.assert_allclose(out, expected.reshape(n_tokens, -1), atol=3e-6 * (1 + scale))
 

@@ -46,6 +46,7 @@ from latticeq.simd import (
     peek_at,
     permute_bytes,
     places,
+    put_number_at,
     repeat_byte,
     rint,
     rotate,
@@ -200,6 +201,8 @@ def addresses(at_ints: int, at_floats: int, at_raw: int, halves: Any, f: Any, i:
     store(f, 32, load_numbers_at(at_floats + 8, f))
     store_numbers_at(halves.ctypes.data + 64, load_floats_at(at_floats), halves)
     store_numbers_at(at_raw + 96, load_floats_at(at_floats), f)
+    put_number_at(at_raw + 160, f[20], f)
+    put_number_at(halves.ctypes.data + 96, f[21] + f[36], halves)
     store_strided(f, 128, 16, spread_at(at_floats, 12, filled_rows(0, 5)))
     i[17] = peek_at(at_raw + 3, 2)
     i[18] = peek_at(at_raw + 5, 4) >> 1
