@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from latticeq.jit import kernel, prange
 from latticeq.model.kernels import exp_lanes
 from latticeq.simd import (
+    coordinate,
     filled,
     filled_rows,
     fused_multiply_add,
@@ -239,26 +240,23 @@ def _add_tile(queries, positions, keys, values, width, at, scores, state, mixed)
     _score(queries, pair, keys, width, limit, scores)
     if not sees_all:
         _hide(positions, pair, begin, limit, _LOWEST, scores)
-    place = PAIR * pair
-    before0, before1 = load(state, place), load(state, place + 16)
-    largest0, largest1 = before0, before1
+    place, two = PAIR * pair, filled_rows(np.float32(0), 2)
+    before = load_strided(state, place, 16, two)
+    most = before
     for s in range(0, PAIR * limit, PAIR):
-        largest0 = maximum(largest0, load(scores, s))
-        largest1 = maximum(largest1, load(scores, s + 16))
-    store(state, place, largest0)
-    store(state, place + 16, largest1)
+        most = maximum(most, load_strided(scores, s, 16, two))
+    store_strided(state, place, 16, most)
     for s in range(0, PAIR * limit, PAIR):
-        store(scores, s, exp_lanes(load(scores, s) - largest0))
-        store(scores, s + 16, exp_lanes(load(scores, s + 16) - largest1))
+        store_strided(scores, s, 16, exp_lanes(load_strided(scores, s, 16, two) - most))
     if not sees_all:
         _hide(positions, pair, begin, limit, np.float32(0), scores)
-    share0, share1 = exp_lanes(before0 - largest0), exp_lanes(before1 - largest1)
+    share = exp_lanes(before - most)
     place += state.size // 2
-    sum0, sum1 = load(state, place) * share0, load(state, place + 16) * share1
+    sums = load_strided(state, place, 16, two) * share
     for s in range(0, PAIR * limit, PAIR):
-        sum0, sum1 = sum0 + load(scores, s), sum1 + load(scores, s + 16)
-    store(state, place, sum0)
-    store(state, place + 16, sum1)
+        sums = sums + load_strided(scores, s, 16, two)
+    store_strided(state, place, 16, sums)
+    share0, share1 = coordinate(share, 0), coordinate(share, 1)
     zero = filled_rows(np.float32(0), 8)
     padded = mixed.shape[1]
     for i in range(0, padded, 8):

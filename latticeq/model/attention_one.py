@@ -23,6 +23,7 @@ from latticeq.simd import (
     load,
     load_blocks,
     load_numbers_at,
+    prefetch_at,
     put_number_at,
     spread_at,
     store_numbers_at,
@@ -66,12 +67,12 @@ def attend_one(q, plan, like, page, kv_heads, seen, out):  # type: ignore[no-unt
     if kv_heads * seen <= _ALONE:
         for task in range(kv_heads * chunks):
             g, c = task // chunks, task % chunks
-            where = (g, page, min(CHUNK, seen - c * CHUNK))
+            where = (g, page, min(CHUNK, seen - c * CHUNK), plan[min(c + 1, chunks - 1), 0])
             _attend_chunk(q, plan[c], like, where, mixed[g, c], sums[g, c])
     else:
         for task in prange(kv_heads * chunks):
             g, c = task // chunks, task % chunks
-            where = (g, page, min(CHUNK, seen - c * CHUNK))
+            where = (g, page, min(CHUNK, seen - c * CHUNK), plan[min(c + 1, chunks - 1), 0])
             _attend_chunk(q, plan[c], like, where, mixed[g, c], sums[g, c])
     for h in range(heads):
         join(mixed[h // shared, :, h % shared], sums[h // shared, :, h % shared], out[h])
@@ -80,35 +81,36 @@ def attend_one(q, plan, like, page, kv_heads, seen, out):  # type: ignore[no-unt
 @kernel
 def _attend_chunk(q, addresses, like, where, mixed, sums):  # type: ignore[no-untyped-def]
     """Do one kv head's share of one page: `where` is kv head, positions of a page, and of those."""
-    g, page, count = where
+    g, page, count, addresses_next = where
     shared, width = mixed.shape
     keys = addresses[0] + g * page * width * like.itemsize
     values = addresses[1] + g * page * width * like.itemsize
+    further = addresses_next + g * page * width * like.itemsize
     weights = np.empty((4, CHUNK), np.float32)
     done = 0
     while done < shared:
         left = shared - done
         mine, out = q[g * shared + done :], mixed[done:]
         if left >= 4:
-            _score(mine, keys, like, count, 4, weights)
-            _mix(weights, values, like, count, 4, sums[done:], out)
+            _score(mine, keys, like, count, values - keys, 4, weights)
+            _mix(weights, values, like, count, further - values, 4, sums[done:], out)
             done += 4
         elif left == 3:
-            _score(mine, keys, like, count, 3, weights)
-            _mix(weights, values, like, count, 3, sums[done:], out)
+            _score(mine, keys, like, count, values - keys, 3, weights)
+            _mix(weights, values, like, count, further - values, 3, sums[done:], out)
             done += 3
         elif left == 2:
-            _score(mine, keys, like, count, 2, weights)
-            _mix(weights, values, like, count, 2, sums[done:], out)
+            _score(mine, keys, like, count, values - keys, 2, weights)
+            _mix(weights, values, like, count, further - values, 2, sums[done:], out)
             done += 2
         else:
-            _score(mine, keys, like, count, 1, weights)
-            _mix(weights, values, like, count, 1, sums[done:], out)
+            _score(mine, keys, like, count, values - keys, 1, weights)
+            _mix(weights, values, like, count, further - values, 1, sums[done:], out)
             done += 1
 
 
 @kernel(inline=True)
-def _score(q, keys, like, count, heads, weights):  # type: ignore[no-untyped-def]
+def _score(q, keys, like, count, ahead, heads, weights):  # type: ignore[no-untyped-def]
     """Set weights, (4, CHUNK), to the products of a literal number of queries with keys."""
     zero = filled_rows(np.float32(0), heads)
     width, row = q.shape[1], TILE * like.itemsize
@@ -123,6 +125,8 @@ def _score(q, keys, like, count, heads, weights):  # type: ignore[no-untyped-def
             t1 = fused_multiply_add(x, load_numbers_at(address + quarter, like), t1)
             t2 = fused_multiply_add(x, load_numbers_at(address + 2 * quarter, like), t2)
             t3 = fused_multiply_add(x, load_numbers_at(address + 3 * quarter, like), t3)
+            prefetch_at(address + ahead)
+            prefetch_at(address + ahead + row // 2)
             number += 4
             address += row
         store_strided(weights, s, CHUNK, t0)
@@ -132,7 +136,7 @@ def _score(q, keys, like, count, heads, weights):  # type: ignore[no-untyped-def
 
 
 @kernel(inline=True)
-def _mix(weights, values, like, count, heads, sums, mixed):  # type: ignore[no-untyped-def]
+def _mix(weights, values, like, count, ahead, heads, sums, mixed):  # type: ignore[no-untyped-def]
     """Turn scores to weights, and mix values by them: sums (heads, 2), mixed (heads, K)."""
     zero = filled_rows(np.float32(0), heads)
     width, scale = mixed.shape[1], np.float32(1 / np.sqrt(mixed.shape[1]))
@@ -149,6 +153,8 @@ def _mix(weights, values, like, count, heads, sums, mixed):  # type: ignore[no-u
             t1 = fused_multiply_add(x, load_numbers_at(address + step, like), t1)
             t2 = fused_multiply_add(x, load_numbers_at(address + 2 * step, like), t2)
             t3 = fused_multiply_add(x, load_numbers_at(address + 3 * step, like), t3)
+            prefetch_at(address + ahead)
+            prefetch_at(address + ahead + row // 2)
             number += 4
             address += row
         store_strided(mixed, i, width, t0)
@@ -161,6 +167,8 @@ def _mix(weights, values, like, count, heads, sums, mixed):  # type: ignore[no-u
         for _ in range(count):
             x = spread_at(number, 4 * CHUNK, zero)
             total = fused_multiply_add(x, load_numbers_at(address, like), total)
+            prefetch_at(address + ahead)
+            prefetch_at(address + ahead + row // 2)
             number += 4
             address += row
         store_strided(mixed, i, width, total)

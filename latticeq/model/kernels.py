@@ -19,16 +19,21 @@ from latticeq.simd import (
     filled_rows,
     float_bits,
     fused_multiply_add,
+    largest,
     load,
+    load_strided,
     max_lanes,
     maximum,
     minimum,
     store,
+    store_strided,
     sum_lanes,
     to_double,
+    total,
 )
 
 __all__ = ["exp", "exp_lanes", "exponentiate_row", "nll_rows", "rms_norm", "rotate", "swiglu"]
+
 
 @kernel(inline=True)
 def exp(x):  # type: ignore[no-untyped-def]
@@ -157,7 +162,7 @@ def _swiglu_row(gate, up):  # type: ignore[no-untyped-def]
         gate[f] = gate[f] / (np.float32(1.0) + exp(-gate[f])) * up[f]
 
 
-@kernel(inline=True)
+@kernel
 def exponentiate_row(row, scale):  # type: ignore[no-untyped-def]
     """Set row = exp(scale * (row - max(row))); return that maximum and the sum of the new row.
 
@@ -165,37 +170,27 @@ def exponentiate_row(row, scale):  # type: ignore[no-untyped-def]
     """
     n = row.size
     strips, whole = n - n % 64, n - n % 16
-    m0 = filled_rows(np.float32(-np.inf), 1)
-    m1, m2, m3 = m0, m0, m0
+    most = filled_rows(np.float32(-np.inf), 4)
     for s in range(0, strips, 64):
-        m0, m1 = maximum(m0, load(row, s)), maximum(m1, load(row, s + 16))
-        m2, m3 = maximum(m2, load(row, s + 32)), maximum(m3, load(row, s + 48))
-    for s in range(strips, whole, 16):
-        m0 = maximum(m0, load(row, s))
-    largest = max_lanes(maximum(maximum(m0, m1), maximum(m2, m3)))
-    for s in range(whole, n):
-        largest = max(largest, row[s])
-    t0 = filled(np.float32(0), m0)
-    t1, t2, t3 = t0, t0, t0
+        most = maximum(most, load_strided(row, s, 16, most))
+    peak = max_lanes(largest(most))
+    for s in range(strips, n):
+        peak = max(peak, row[s])
+    sums = filled_rows(np.float32(0), 4)
     for s in range(0, strips, 64):
-        e0 = exp_lanes((load(row, s) - largest) * scale)
-        e1 = exp_lanes((load(row, s + 16) - largest) * scale)
-        e2 = exp_lanes((load(row, s + 32) - largest) * scale)
-        e3 = exp_lanes((load(row, s + 48) - largest) * scale)
-        store(row, s, e0)
-        store(row, s + 16, e1)
-        store(row, s + 32, e2)
-        store(row, s + 48, e3)
-        t0, t1, t2, t3 = t0 + e0, t1 + e1, t2 + e2, t3 + e3
+        many = exp_lanes((load_strided(row, s, 16, sums) - peak) * scale)
+        store_strided(row, s, 16, many)
+        sums = sums + many
+    rest = filled_rows(np.float32(0), 1)
     for s in range(strips, whole, 16):
-        e0 = exp_lanes((load(row, s) - largest) * scale)
-        store(row, s, e0)
-        t0 = t0 + e0
-    total = sum_lanes((t0 + t1) + (t2 + t3))
+        few = exp_lanes((load(row, s) - peak) * scale)
+        store(row, s, few)
+        rest = rest + few
+    whole_sum = sum_lanes(total(sums) + rest)
     for s in range(whole, n):
-        row[s] = exp(scale * (row[s] - largest))
-        total += row[s]
-    return largest, total
+        row[s] = exp(scale * (row[s] - peak))
+        whole_sum += row[s]
+    return peak, whole_sum
 
 
 @kernel(parallel=True)
@@ -206,5 +201,5 @@ def nll_rows(logits, targets, out):  # type: ignore[no-untyped-def]
     """
     for t in prange(logits.shape[0]):
         target = logits[t, targets[t]]
-        largest, total = exponentiate_row(logits[t], np.float32(1))
-        out[t] = np.log(np.float64(total)) - np.float64(target - largest)
+        peak, whole = exponentiate_row(logits[t], np.float32(1))
+        out[t] = np.log(np.float64(whole)) - np.float64(target - peak)

@@ -173,6 +173,7 @@ def test_attention_equals_the_reference(n_tokens, start, heads, width, scale, se
     k, v = rng.standard_normal((2, seen, heads[1], width))
     q, k, v = (x.astype(np.float32) for x in (q, k, v))
     expected = reference.llama.attention(*(x.astype(np.float64) for x in (q, k, v)))[start:]
+
     # What lies behind the written positions is whatever memory held: it must not matter.
     def read(g):
         keys, mixed = tiled(k[:, g], v[:, g])

@@ -46,6 +46,7 @@ from latticeq.simd import (
     peek_at,
     permute_bytes,
     places,
+    prefetch_at,
     put_number_at,
     repeat_byte,
     rint,
@@ -196,6 +197,7 @@ def single_precision(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
 def addresses(at_ints: int, at_floats: int, at_raw: int, halves: Any, f: Any, i: Any) -> None:
     store(i, 0, load_ints_at(at_ints + 8))
     store(f, 0, load_floats_at(at_floats + 4))
+    prefetch_at(at_raw)
     i[16] = peek_at(at_raw + 1, 1)
     store(f, 16, load_numbers_at(halves.ctypes.data + 6, halves))
     store(f, 32, load_numbers_at(at_floats + 8, f))

@@ -151,7 +151,12 @@ class FloatCache(KVCache):
         # Kernels take float16 as its bits.
         self._dtype = np.dtype(np.uint16 if np.dtype(dtype) == np.float16 else np.float32)
         self._page = min(CHUNK, -(-context // TILE) * TILE)
-        self._pages = Pages(self.shape[0], -(-context // self._page), 2)
+        _, kv_heads, width = self.shape
+        parts = [
+            ((kv_heads, self._page // TILE, width, TILE), self._dtype),
+            ((kv_heads, self._page, width), self._dtype),
+        ]
+        self._pages = Pages(self.shape[0], -(-context // self._page), parts)
         self._like = np.empty(0, self._dtype)
 
     @property
@@ -174,11 +179,8 @@ class FloatCache(KVCache):
             If the context is shorter.
         """
         self.check_room(n_tokens - self.length)
-        layers, kv_heads, width = self.shape
         while len(self._pages) * self._page < n_tokens:
-            keys = (layers, kv_heads, self._page // TILE, width, TILE)
-            values = (layers, kv_heads, self._page, width)
-            self._pages.add((np.empty(keys, self._dtype), np.empty(values, self._dtype)))
+            self._pages.grow()
 
     def place(self) -> tuple[NDArray[np.int64], NDArray[Any], int]:
         """Return what kernels need to find keys and values.

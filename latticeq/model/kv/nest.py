@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from latticeq.codes.nested import NestedCode
 from latticeq.codes.words import word_tables
@@ -42,8 +42,12 @@ class NestCache(CodedCache):
         self._encoders = [_encoder(code) for code in codes]
         self._decoders = (_decoder(codes[0]), _decoder(codes[1]))
         self._tiles = -(-min(PAGE, context) // LANES)
-        # Words, scale indices and norms of keys, then of values.
-        self._pages = Pages(self.shape[0], -(-context // (LANES * self._tiles)), 6)
+        grid = (self.shape[1], self._tiles, self.shape[2] // 8)
+        parts: list[tuple[tuple[int, ...], DTypeLike]] = []
+        for bits in self._index_bits:
+            parts += [((*grid, LANES), np.int32), ((*grid, 2 * bits), np.uint8)]
+            parts += [((self.shape[1], LANES * self._tiles), np.uint16)]
+        self._pages = Pages(self.shape[0], -(-context // (LANES * self._tiles)), parts)
 
     @staticmethod
     def supports(coding: KVCoding) -> bool:
@@ -74,7 +78,7 @@ class NestCache(CodedCache):
         self.check_room(len(k))
         seen = self.length + len(k)
         while len(self._pages) * self._tiles * LANES < seen:
-            self._add_page()
+            self._pages.grow()
         bases = self._bases
         self._append(0, layer, k, bases.keys[layer], bases.key_turn)
         self._append(1, layer, v, bases.values[layer], bases.value_turn)
@@ -87,16 +91,6 @@ class NestCache(CodedCache):
 
     def _read(self, layer: int, g: int, seen: int) -> Head:
         return self._decoded(0, layer, g, seen), self._decoded(1, layer, g, seen)
-
-    def _add_page(self) -> None:
-        layers, kv_heads, width = self.shape
-        grid = (layers, kv_heads, self._tiles, width // 8)
-        page: list[NDArray[Any]] = []
-        for bits in self._index_bits:
-            page.append(np.zeros((*grid, LANES), np.int32))
-            page.append(np.zeros((*grid, 2 * bits), np.uint8))
-            page.append(np.zeros((layers, kv_heads, LANES * self._tiles), np.uint16))
-        self._pages.add(tuple(page))
 
     def _append(
         self, kind: int, layer: int, rows: NDArray[np.float32], basis: Any, turn: Any

@@ -28,8 +28,9 @@ class RowCache(CodedCache):
         super().__init__(config, context, coding, layers)
         self._codecs = (coding.keys, coding.values)
         self._page = min(PAGE, context)
-        # Keys and values: (L, G, page, bytes).
-        self._pages = Pages(self.shape[0], -(-context // self._page), 2)
+        grid = (self.shape[1], self._page)
+        parts = [((*grid, codec.row_nbytes), np.uint8) for codec in self._codecs]
+        self._pages = Pages(self.shape[0], -(-context // self._page), parts)
 
     @property
     def nbytes_per_token(self) -> int:
@@ -57,10 +58,8 @@ class RowCache(CodedCache):
 
     def _append(self, kind: int, layer: int, rows: NDArray[np.float32]) -> None:
         n_tokens, kv_heads, width = rows.shape
-        layers = self.shape[0]
         while len(self._pages) * self._page < self.length + n_tokens:
-            shapes = [(layers, kv_heads, self._page, codec.row_nbytes) for codec in self._codecs]
-            self._pages.add(tuple(np.zeros(shape, np.uint8) for shape in shapes))
+            self._pages.grow()
         coded = self._codecs[kind].encode(rows.reshape(-1, width)).reshape(n_tokens, kv_heads, -1)
         done = 0
         while done < n_tokens:
