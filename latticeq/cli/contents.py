@@ -149,7 +149,8 @@ def run_bits(config: dict[str, Any]) -> dict[str, Any]:
     shape = LlamaConfig.from_dict(config)
     coding = RunCoding.from_config(config.get("quantization_config", {}))
     kv = None if coding.cache is None else coding.cache.coding(shape.head_dim, None)
-    cache = new_cache(shape, 1, kv)
+    dtype = "float16" if "quantization_config" in config else "float32"
+    cache = new_cache(shape, 1, kv, dtype=dtype)
     inputs = (
         shape.hidden_size,
         shape.num_attention_heads * shape.head_dim,

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from latticeq.errors import InputError
 from latticeq.jit import kernel, prange
 from latticeq.simd import (
-    block,
     dot_bytes,
     dot_wide_bytes,
     filled,
     fused_multiply_add,
     load,
+    load_strided,
     spread,
     store,
     store_strided,
@@ -259,7 +259,7 @@ def _sweep(
     total = to_float(spread(starts[0], load(words, 0)))
     total = total - total
     if first > 0:
-        total = _load_strips(out, at, columns)
+        total = load_strided(out, at, columns)
     for j in range(first, last):
         low, high = load(words, 32 * j), load(words, 32 * j + 16)
         dot = spread(starts[j], low)
@@ -280,20 +280,5 @@ def _sweep(
 @kernel(inline=True)
 def _scale_strips(row_scale: Any, out: Any, at: int) -> None:
     columns = out.shape[1]
-    total = _load_strips(out, at, columns)
+    total = load_strided(out, at, columns)
     store_strided(out, at, columns, total * spread(row_scale, load(out, at)))
-
-
-@kernel(inline=True)
-def _load_strips(out: Any, at: int, stride: int) -> Any:
-    """Return eight strips of sixteen, as `store_strided` stores them."""
-    return block(
-        load(out, at),
-        load(out, at + stride),
-        load(out, at + 2 * stride),
-        load(out, at + 3 * stride),
-        load(out, at + 4 * stride),
-        load(out, at + 5 * stride),
-        load(out, at + 6 * stride),
-        load(out, at + 7 * stride),
-    )

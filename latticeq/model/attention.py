@@ -1,79 +1,74 @@
-"""Causal grouped-query attention over a key-value cache.
+"""Causal grouped-query attention of many tokens over a key-value cache.
 
     out[t, h] = sum_{s <= start + t} p[s] values[g, s]
     p[s]      = softmax_s(q[t, h] . keys[g, :, s] / sqrt(K))
 
 with g the kv head that query head h shares with H / G - 1 others.
 
-Keys are stored transposed, (G, K, S), and values as (G, S, K). Then both products of one token run
-along contiguous memory, sixteen elements a vector, and every sum has its order written down.
-Many tokens go through BLAS, in chunks of queries against only the keys up to the chunk's end, so
-that T x S scores never exist at once. Scores are exponentiated less their row's maximum, and rows
-are divided by their sums after the product with the values, where there are fewer numbers.
+A layer of a cache is a list of pages of P positions each, P a multiple of `TILE`. A page holds keys
+in tiles of 64 positions, transposed, (G, P / 64, K, 64), and values as (G, P, K); a plan, (pages,
+2) int64, holds the addresses of both in every page. So a cache grows without a copy, one token's
+products with keys and with values run along contiguous memory (`latticeq.model.attention_one`), and
+many queries find 64 positions of keys, and of values, in a few KiB.
+
+Sixteen queries are the lanes here. The rows of a kv head are its query heads of token 0, then those
+of token 1, and so on, so that few tokens fill lanes as well. A task takes up to `ROWS` rows through
+all tiles that they see; what is left of them between tiles is the largest score, the sum of
+exponentials and the mix of values so far (Milakov and Gimelshein, *Online normalizer calculation
+for softmax*, arXiv 1805.02867; Dao et al., *FlashAttention*, arXiv 2205.14135).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.jit import kernel, prange
-from latticeq.model.kernels import exponentiate_row
-from latticeq.simd import filled, fused_multiply_add, load_floats_at, store
+from latticeq.model.kernels import exp_lanes
+from latticeq.simd import (
+    coordinate,
+    filled,
+    filled_rows,
+    fused_multiply_add,
+    load,
+    load_numbers_at,
+    load_rows,
+    maximum,
+    select,
+    spread_at,
+    store,
+    store_strided,
+)
 
-__all__ = ["ReadHead", "attend", "attend_heads"]
+__all__ = ["TILE", "ReadHead", "attend_heads", "attend_many", "tiled"]
 
 ReadHead = Callable[[int], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Returns the keys (K, S') and the values (S', K) of one kv head, S' at least what is seen."""
+"""Returns the keys, (S' / 64, K, 64), and the values, (S', K), of one kv head, both contiguous; S'
+is a multiple of 64, and at least what is seen."""
 
-_POSITIONS = 64  # whose scores one token takes at a time: beyond the last, it reads padding
-_SCORE_ROWS = 768  # queries x shared heads of a chunk: large enough for BLAS, small enough for L2
+TILE = 64
+"""Positions of a tile."""
 
+PAIR = 32
+"""Rows that go through a tile together: two vectors."""
 
-def attend(
-    q: NDArray[np.float32],
-    keys: NDArray[np.float32],
-    values: NDArray[np.float32],
-    start: int,
-) -> NDArray[np.float32]:
-    """Let each query attend to every position up to its own.
+ROWS = 4 * PAIR
+"""Rows of a task: those for which a tile in float16 is widened once."""
 
-    Parameters
-    ----------
-    q : (T, H, K) float32
-        Rotated queries of positions ``start`` to ``start + T - 1``.
-    keys : (G, K, S') float32
-        Rotated keys, with at least ``start + T`` positions written; S' at least 64 more than
-        ``start`` lets one token take the fast way.
-    values : (G, S', K) float32
-    start : int
-        Position of the first query.
-
-    Returns
-    -------
-    (T, H * K) float32
-    """
-    n_tokens, heads, width = q.shape
-    scale = np.float32(1 / math.sqrt(width))
-    is_padded = keys.shape[2] >= start + _POSITIONS
-    if n_tokens == 1 and width % 16 == 0 and is_padded:
-        out = np.empty((heads, width), np.float32)  # (H, K)
-        _attend_one(q[0], keys, values, start + 1, scale, out)
-        return out.reshape(1, heads * width)
-    return attend_heads(q, len(keys), lambda g: (keys[g], values[g]), start)
+_LOWEST = np.float32(-3e38)
 
 
 def attend_heads(
     q: NDArray[np.float32], kv_heads: int, read: ReadHead, start: int
 ) -> NDArray[np.float32]:
-    """Do what `attend` does, with keys and values that are fetched one kv head at a time.
+    """Let each query attend to every position up to its own, one kv head at a time.
 
     Parameters
     ----------
     q : (T, H, K) float32
+        Rotated queries of positions ``start`` to ``start + T - 1``.
     kv_heads : int
         G.
     read : callable
@@ -85,98 +80,221 @@ def attend_heads(
     -------
     (T, H * K) float32
     """
-    n_tokens, heads, width = q.shape
-    scale = np.float32(1 / math.sqrt(width))
-    shared = heads // kv_heads
-    step = min(n_tokens, max(16, _SCORE_ROWS // shared))
-    out = np.empty((n_tokens, heads, width), np.float32)  # (T, H, K)
-    scratch = np.empty(step * shared * (start + n_tokens), np.float32)
+    q = np.ascontiguousarray(q)
+    out = np.empty(q.shape, np.float32)
     for g in range(kv_heads):
-        keys, values = read(g)  # (K, S'), (S', K)
-        mine = slice(g * shared, (g + 1) * shared)
-        for first in range(0, n_tokens, step):
-            last = min(first + step, n_tokens)
-            seen = start + last  # S, the keys that the last query of the chunk sees
-            rows = shared * (last - first)
-            scores = scratch[: rows * seen].reshape(rows, seen)
-            sums = np.empty((rows, 1), np.float32)
-            # The heads that share a kv head are stacked, so that BLAS sees one tall matrix.
-            stacked = q[first:last, mine].transpose(1, 0, 2).reshape(rows, width)  # (H/G * t, K)
-            np.matmul(stacked, keys[:, :seen], out=scores)  # (H/G * t, S)
-            _exponentiate(scores, start + first, last - first, scale, sums)
-            mixed = scores @ values[:seen]  # (H/G * t, K)
-            mixed /= sums
-            out[first:last, mine] = mixed.reshape(shared, last - first, width).transpose(1, 0, 2)
-    return out.reshape(n_tokens, heads * width)
+        keys, values = read(g)
+        plan = np.array([[keys.ctypes.data, values.ctypes.data]], np.int64)
+        attend_many(q, plan, keys.reshape(-1), len(values), (g, 1, kv_heads), start, out)
+    return out.reshape(len(q), -1)
+
+
+def tiled(
+    keys: NDArray[np.float32], values: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the keys and values of one head, (S, K) each, as `ReadHead` does."""
+    count, width = keys.shape
+    padded = np.zeros((2, -(-count // TILE) * TILE, width), np.float32)
+    padded[0, :count], padded[1, :count] = keys, values
+    return np.ascontiguousarray(padded[0].reshape(-1, TILE, width).transpose(0, 2, 1)), padded[1]
 
 
 @kernel(parallel=True)
-def _exponentiate(scores, start, n_queries, scale, sums):  # type: ignore[no-untyped-def]
-    """Exponentiate what each query sees, zero what it does not, and keep the sums of rows.
+def attend_many(q, plan, like, page, groups, start, out):  # type: ignore[no-untyped-def]
+    """Let each query attend to every position up to its own.
 
-    scores is (H/G * t, S) with heads outermost; row r is the query at position start + r % t.
+    Parameters
+    ----------
+    q : (T, H, K) float32
+        Rotated queries of positions ``start`` to ``start + T - 1``.
+    plan : (pages, 2) int64
+        Addresses of the layer's keys and values in each page.
+    like : (n,) float32 or uint16
+        Its dtype is that of the cache, uint16 for float16.
+    page : int
+        Positions of a page.
+    groups : tuple of int
+        The first kv head to do and how many, which are those that pages hold; and G.
+    start : int
+        Position of the first query.
+    out : (T, H, K) float32, output
+        Query heads of the kv heads that are done.
     """
-    rows, width = scores.shape
-    for task in prange((rows + 7) // 8):
-        lanes = np.empty(64, np.float32)
-        for r in range(task * 8, min(rows, task * 8 + 8)):
-            seen = start + r % n_queries + 1
-            _, sums[r, 0] = exponentiate_row(scores[r, :seen], scale, lanes)
-            for s in range(seen, width):
-                scores[r, s] = np.float32(0)
+    first, count, kv_heads = groups
+    shared = q.shape[1] // kv_heads
+    blocks = -(-len(q) * shared // ROWS)
+    for task in prange(count * blocks):
+        # Later queries see more: a long block next to a short one makes shares of a row even.
+        step = task % blocks
+        block = step // 2 if step % 2 == 0 else blocks - 1 - step // 2
+        where = (task // blocks, (first + task // blocks) * shared, shared, block * ROWS)
+        _attend_block(q, plan, like, page, where, start, out)
 
 
-@kernel(parallel=True)
-def _attend_one(q, keys, values, seen, scale, out):  # type: ignore[no-untyped-def]
-    """Attention of one token: q, out (H, K), keys (G, K, S'), values (G, S', K), S = seen.
+@kernel
+def _attend_block(q, plan, like, page, where, start, out):  # type: ignore[no-untyped-def]
+    """Do the rows of one task: `where` is kv head, its first query head, H / G, and first row."""
+    g, head, shared, first = where
+    width = q.shape[2]
+    n_rows = min(ROWS, len(q) * shared - first)
+    pairs = -(-n_rows // PAIR)
+    padded = -(-width // 8) * 8
+    size = width * TILE
+    queries = _aligned(pairs * padded * PAIR).reshape(pairs, padded, PAIR)
+    mixed = _aligned(pairs * padded * PAIR).reshape(pairs, padded, PAIR)
+    state = _aligned(2 * pairs * PAIR).reshape(2, pairs, PAIR)  # largest, sum of exponentials
+    state[0] = _LOWEST
+    scores = _aligned(TILE * PAIR)
+    own_keys, own_values = _aligned(size + 16), _aligned(size + 16)
+    positions = np.empty((pairs, PAIR), np.int32)
+    _gather(q, head, shared, first, n_rows, queries, positions)
+    is_wide = like.itemsize == 4
+    for tile in range((start + (first + n_rows - 1) // shared) // TILE + 1):
+        spot = g * (page // TILE) + tile * TILE % page // TILE
+        keys = plan[tile * TILE // page, 0] + spot * size * like.itemsize
+        values = plan[tile * TILE // page, 1] + spot * size * like.itemsize
+        if not is_wide:
+            _widen(keys, like, own_keys)
+            keys = np.int64(own_keys.ctypes.data)
+        if not is_wide or width % 8:  # eight coordinates of the last value may lie beyond it
+            _widen(values, like, own_values)
+            values = np.int64(own_values.ctypes.data)
+        for pair in range(pairs):
+            last_row = min(first + n_rows, first + PAIR * (pair + 1)) - 1
+            limit = min(TILE, start + last_row // shared + 1 - tile * TILE)
+            if limit > 0:
+                sees_all = start + (first + PAIR * pair) // shared >= tile * TILE + TILE - 1
+                at = (pair, limit, tile * TILE - start, sees_all)
+                _add_tile(queries, positions, keys, values, width, at, scores, state, mixed)
+    _scatter(mixed, state[1], head, shared, first, n_rows, out)
 
-    Sixteen scores, then sixteen coordinates, are a vector; K is a multiple of 16. The scores of the
-    last vector that lie beyond S come from the padding of the keys and are never looked at.
+
+@kernel
+def _aligned(count):  # type: ignore[no-untyped-def]
+    """Return float32 zeros at a multiple of 64 bytes: no vector then lies in two cache lines."""
+    room = np.zeros(count + 16, np.float32)
+    skipped = -np.int64(room.ctypes.data) % 64 // 4
+    return room[skipped : skipped + count]
+
+
+@kernel
+def _widen(address, like, out):  # type: ignore[no-untyped-def]
+    """Copy a tile to float32; the sixteen numbers at the end of `out` are left."""
+    for at in range(0, out.size - 16, 16):
+        store(out, at, load_numbers_at(address + at * like.itemsize, like))
+
+
+@kernel
+def _gather(q, head, shared, first, count, queries, positions):  # type: ignore[no-untyped-def]
+    """Transpose rows of q, over the root of K, to lanes, (pairs, K', 32), and say where they are.
+
+    Positions, (pairs, 32) int32, count from that of the first query.
     """
-    heads, width = q.shape
-    shared = heads // keys.shape[0]
-    for h in prange(heads):
-        g = h // shared
-        scores = np.empty(-(-seen // _POSITIONS) * _POSITIONS, np.float32)
-        _scores_of_head(q[h], keys[g].ctypes.data, keys.strides[1], scores)
-        _, total = exponentiate_row(scores[:seen], scale, np.empty(64, np.float32))
-        first = values[g].ctypes.data
-        for i in range(0, width, 16):
-            store(out[h], i, _mixed(scores, seen, first + 4 * i, values.strides[1]) * (1 / total))
+    width = q.shape[2]
+    scale = np.float32(1 / np.sqrt(width))
+    for place in range(positions.size):
+        pair, lane = place // PAIR, place % PAIR
+        t = (first + place) // shared
+        positions[pair, lane] = t
+        if place < count:
+            row = q[t, head + first + place - t * shared]
+            for i in range(width):
+                queries[pair, i, lane] = row[i] * scale
 
 
-@kernel(inline=True)
-def _scores_of_head(q, keys, stride, scores):  # type: ignore[no-untyped-def]
-    """Set scores to the products of a query with keys, `_POSITIONS` at a time."""
-    for s in range(0, scores.size, _POSITIONS):
-        address = keys + 4 * s
-        zero = filled(np.float32(0), load_floats_at(address))
-        t0, t1, t2, t3 = zero, zero, zero, zero
-        for i in range(q.size):
-            x = filled(q[i], zero)
-            t0 = fused_multiply_add(x, load_floats_at(address), t0)
-            t1 = fused_multiply_add(x, load_floats_at(address + 64), t1)
-            t2 = fused_multiply_add(x, load_floats_at(address + 128), t2)
-            t3 = fused_multiply_add(x, load_floats_at(address + 192), t3)
-            address += stride
-        store(scores, s, t0)
-        store(scores, s + 16, t1)
-        store(scores, s + 32, t2)
-        store(scores, s + 48, t3)
+@kernel
+def _scatter(mixed, sums, head, shared, first, count, out):  # type: ignore[no-untyped-def]
+    """Divide rows by their sums, (pairs, 32), and transpose them back: undo `_gather`."""
+    width = out.shape[2]
+    for place in range(count):
+        pair, lane = place // PAIR, place % PAIR
+        t = (first + place) // shared
+        row = out[t, head + first + place - t * shared]
+        scale = np.float32(1) / sums[pair, lane]
+        for i in range(width):
+            row[i] = mixed[pair, i, lane] * scale
 
 
-@kernel(inline=True)
-def _mixed(weights, seen, values, stride):  # type: ignore[no-untyped-def]
-    """Return the weighted sum of sixteen coordinates over positions, four positions at a time."""
-    zero = filled(np.float32(0), load_floats_at(values))
-    t0, t1, t2, t3 = zero, zero, zero, zero
-    fours = seen - seen % 4
-    for s in range(0, fours, 4):
-        at = values + s * stride
-        t0 = fused_multiply_add(filled(weights[s], zero), load_floats_at(at), t0)
-        t1 = fused_multiply_add(filled(weights[s + 1], zero), load_floats_at(at + stride), t1)
-        t2 = fused_multiply_add(filled(weights[s + 2], zero), load_floats_at(at + 2 * stride), t2)
-        t3 = fused_multiply_add(filled(weights[s + 3], zero), load_floats_at(at + 3 * stride), t3)
-    for s in range(fours, seen):
-        t0 = fused_multiply_add(filled(weights[s], zero), load_floats_at(values + s * stride), t0)
-    return (t0 + t1) + (t2 + t3)
+@kernel
+def _add_tile(queries, positions, keys, values, width, at, scores, state, mixed):  # type: ignore[no-untyped-def]
+    """Add the first positions of a tile to what a pair of vectors of rows has got so far.
+
+    Parameters
+    ----------
+    queries : (pairs, K', 32) float32
+    positions : (pairs, 32) int32
+        Of each row, from that of the first query.
+    keys, values : int
+        Addresses of the tile in float32: (K, 64) and (64, K).
+    width : int
+        K; K' is the next multiple of eight.
+    at : tuple
+        The pair, how many positions of the tile, the tile's first position, counted
+        as those are, and whether every row sees all of the tile.
+    scores : (64 * 32,) float32
+        Scratch.
+    state : (2, pairs, 32) float32
+    mixed : (pairs, K', 32) float32
+    """
+    pair, limit, begin, sees_all = at
+    _score(queries, pair, keys, width, limit, scores)
+    if not sees_all:
+        _hide(positions, pair, begin, limit, _LOWEST, scores)
+    place, two = PAIR * pair, filled_rows(np.float32(0), 2)
+    before = load_rows(state, place, 16, two)
+    most = before
+    for s in range(0, PAIR * limit, PAIR):
+        most = maximum(most, load_rows(scores, s, 16, two))
+    store_strided(state, place, 16, most)
+    for s in range(0, PAIR * limit, PAIR):
+        store_strided(scores, s, 16, exp_lanes(load_rows(scores, s, 16, two) - most))
+    if not sees_all:
+        _hide(positions, pair, begin, limit, np.float32(0), scores)
+    share = exp_lanes(before - most)
+    place += state.size // 2
+    sums = load_rows(state, place, 16, two) * share
+    for s in range(0, PAIR * limit, PAIR):
+        sums = sums + load_rows(scores, s, 16, two)
+    store_strided(state, place, 16, sums)
+    share0, share1 = coordinate(share, 0), coordinate(share, 1)
+    zero = filled_rows(np.float32(0), 8)
+    padded = mixed.shape[1]
+    for i in range(0, padded, 8):
+        place = PAIR * (pair * padded + i)
+        t0 = load_rows(mixed, place, PAIR, zero) * share0
+        t1 = load_rows(mixed, place + 16, PAIR, zero) * share1
+        address = values + 4 * i
+        for s in range(0, PAIR * limit, PAIR):
+            x = spread_at(address, 4, zero)
+            t0 = fused_multiply_add(x, load(scores, s), t0)
+            t1 = fused_multiply_add(x, load(scores, s + 16), t1)
+            address += 4 * width
+        store_strided(mixed, place, PAIR, t0)
+        store_strided(mixed, place + 16, PAIR, t1)
+
+
+@kernel
+def _score(queries, pair, keys, width, limit, scores):  # type: ignore[no-untyped-def]
+    """Set scores, (64, 32), to the products of a pair's rows with keys, eight at a time."""
+    zero = filled_rows(np.float32(0), 8)
+    for s in range(0, limit, 8):
+        t0, t1 = zero, zero
+        address, place = keys + 4 * s, PAIR * pair * queries.shape[1]
+        for _ in range(width):
+            x = spread_at(address, 4, zero)
+            t0 = fused_multiply_add(x, load(queries, place), t0)
+            t1 = fused_multiply_add(x, load(queries, place + 16), t1)
+            address += 4 * TILE
+            place += PAIR
+        store_strided(scores, PAIR * s, PAIR, t0)
+        store_strided(scores, PAIR * s + 16, PAIR, t1)
+
+
+@kernel
+def _hide(positions, pair, begin, limit, value, scores):  # type: ignore[no-untyped-def]
+    """Set scores to a value where a row does not see a position."""
+    for half in range(0, PAIR, 16):
+        seen = load(positions, PAIR * pair + half) - begin
+        for s in range(limit):
+            score = load(scores, PAIR * s + half)
+            store(scores, PAIR * s + half, select(filled(s, seen) <= seen, score, value))

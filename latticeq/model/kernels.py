@@ -1,7 +1,8 @@
-"""The element-wise parts of the forward pass, each a loop that compiles to vectors.
+"""The element-wise parts of the forward pass, sixteen numbers at a time.
 
-They run on one thread: next to the linears they cost little, and a parallel region costs more than
-one token's worth of any of them. Shapes are annotated with the letters of the model.
+A token by itself is a plain loop, as a parallel region costs more than its work does; many tokens
+are shared out over threads, each token whole, so that results do not depend on how many there are.
+Shapes are annotated with the letters of the model.
 
 `exp` is ours because the one of the C library cannot be vectorised by the compiler: it would take
 most of the time of a softmax.
@@ -12,8 +13,26 @@ from __future__ import annotations
 import numpy as np
 
 from latticeq.jit import kernel, prange
+from latticeq.simd import (
+    bits_float,
+    filled,
+    filled_rows,
+    float_bits,
+    fused_multiply_add,
+    largest,
+    load,
+    load_rows,
+    max_lanes,
+    maximum,
+    minimum,
+    store,
+    store_strided,
+    sum_lanes,
+    to_double,
+    total,
+)
 
-__all__ = ["exp", "exponentiate_row", "nll_rows", "rms_norm", "rotate", "swiglu"]
+__all__ = ["exp", "exp_lanes", "exponentiate_row", "nll_rows", "rms_norm", "rotate", "swiglu"]
 
 
 @kernel(inline=True)
@@ -42,77 +61,136 @@ def exp(x):  # type: ignore[no-untyped-def]
     return np.float32(p * np.int32(exponent << np.int32(23)).view(np.float32))
 
 
-@kernel
+@kernel(inline=True)
+def exp_lanes(x):  # type: ignore[no-untyped-def]
+    """Return e**x of float32 lanes as `exp` does; what is not a number stays so.
+
+    Products and sums are fused, so that the last bits may differ.
+    """
+    # The bound comes first: of a number and none, these words return the second.
+    x = minimum(filled(np.float32(88.0), x), maximum(filled(np.float32(-87.0), x), x))
+    shifted = fused_multiply_add(x, np.float32(1.4426950408889634), np.float32(12582912.0))
+    n = shifted - np.float32(12582912.0)
+    r = fused_multiply_add(n, np.float32(-0.693359375), x)
+    r = fused_multiply_add(n, np.float32(2.12194440e-4), r)
+    p = fused_multiply_add(r, np.float32(1.9875691500e-4), np.float32(1.3981999507e-3))
+    p = fused_multiply_add(p, r, np.float32(8.3334519073e-3))
+    p = fused_multiply_add(p, r, np.float32(4.1665795894e-2))
+    p = fused_multiply_add(p, r, np.float32(1.6666665459e-1))
+    p = fused_multiply_add(p, r, np.float32(5.0000001201e-1))
+    p = fused_multiply_add(p * r, r, r) + np.float32(1.0)
+    return p * bits_float((float_bits(shifted) - 0x4B400000 + 127) << 23)
+
+
+@kernel(parallel=True)
 def rms_norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
     """Set out[t] = weight * x[t] / sqrt(mean(x[t]**2) + epsilon): x, out (T, D), weight (D,)."""
-    width = x.shape[1]
-    for t in range(x.shape[0]):
-        squares = 0.0  # float64: the squares of a few massive entries must not hide the others
-        for d in range(width):
-            squares += np.float64(x[t, d]) * np.float64(x[t, d])
-        scale = np.float32(1.0 / np.sqrt(squares / width + epsilon))
-        for d in range(width):
-            out[t, d] = weight[d] * (x[t, d] * scale)
+    if len(x) == 1:
+        _norm_row(x[0], weight, epsilon, out[0])
+    else:
+        for t in prange(len(x)):
+            _norm_row(x[t], weight, epsilon, out[t])
 
 
 @kernel
+def _norm_row(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
+    width = x.size
+    whole = width - width % 16
+    # float64: the squares of a few massive entries must not hide the others.
+    lanes = to_double(filled_rows(np.float32(0), 1))
+    for d in range(0, whole, 16):
+        wide = to_double(load(x, d))
+        lanes = lanes + wide * wide
+    squares = sum_lanes(lanes)
+    for d in range(whole, width):
+        squares += np.float64(x[d]) * np.float64(x[d])
+    scale = np.float32(1.0 / np.sqrt(squares / width + epsilon))
+    for d in range(0, whole, 16):
+        store(out, d, load(weight, d) * (load(x, d) * scale))
+    for d in range(whole, width):
+        out[d] = weight[d] * (x[d] * scale)
+
+
+@kernel(parallel=True)
 def rotate(x, cosine, sine):  # type: ignore[no-untyped-def]
     """Turn each pair (i, i + K/2) of every head by its position's angle, in place.
 
     x is (T, H, K), cosine and sine are (T, K/2). The pairs are Hugging Face's: a half apart.
     """
-    n_tokens, heads, width = x.shape
-    half = width // 2
-    for t in range(n_tokens):
-        for h in range(heads):
-            for i in range(half):
-                a = x[t, h, i]
-                b = x[t, h, half + i]
-                x[t, h, i] = a * cosine[t, i] - b * sine[t, i]
-                x[t, h, half + i] = b * cosine[t, i] + a * sine[t, i]
+    if len(x) == 1:
+        _rotate_token(x[0], cosine[0], sine[0])
+    else:
+        for t in prange(len(x)):
+            _rotate_token(x[t], cosine[t], sine[t])
 
 
 @kernel
+def _rotate_token(x, cosine, sine):  # type: ignore[no-untyped-def]
+    heads, width = x.shape
+    half = width // 2
+    whole = half - half % 16
+    for h in range(heads):
+        row = x[h]
+        for i in range(0, whole, 16):
+            a, b = load(row, i), load(row, half + i)
+            c, s = load(cosine, i), load(sine, i)
+            store(row, i, a * c - b * s)
+            store(row, half + i, b * c + a * s)
+        for i in range(whole, half):
+            first, second = row[i], row[half + i]
+            row[i] = first * cosine[i] - second * sine[i]
+            row[half + i] = second * cosine[i] + first * sine[i]
+
+
+@kernel(parallel=True)
 def swiglu(gate, up):  # type: ignore[no-untyped-def]
     """Set gate = silu(gate) * up with silu(g) = g / (1 + exp(-g)): both (T, F)."""
-    for t in range(gate.shape[0]):
-        for f in range(gate.shape[1]):
-            g = gate[t, f]
-            gate[t, f] = g / (np.float32(1.0) + exp(-g)) * up[t, f]
+    if len(gate) == 1:
+        _swiglu_row(gate[0], up[0])
+    else:
+        for t in prange(len(gate)):
+            _swiglu_row(gate[t], up[t])
 
 
-@kernel(inline=True)
-def exponentiate_row(row, scale, lanes):  # type: ignore[no-untyped-def]
+@kernel
+def _swiglu_row(gate, up):  # type: ignore[no-untyped-def]
+    whole = gate.size - gate.size % 16
+    for f in range(0, whole, 16):
+        g = load(gate, f)
+        store(gate, f, g / (exp_lanes(0 - g) + np.float32(1.0)) * load(up, f))
+    for f in range(whole, gate.size):
+        gate[f] = gate[f] / (np.float32(1.0) + exp(-gate[f])) * up[f]
+
+
+@kernel
+def exponentiate_row(row, scale):  # type: ignore[no-untyped-def]
     """Set row = exp(scale * (row - max(row))); return that maximum and the sum of the new row.
 
-    Maximum and sum run in `lanes`, scratch of 64: the order of operations is written down, so that
-    the compiler can use vectors without fast-math.
+    Maximum and sum run in four chains of sixteen lanes, as one would wait for its own last step.
     """
     n = row.size
-    whole = n - n % 64
-    lanes[:] = row[0]
-    for first in range(0, whole, 64):
-        strip = row[first : first + 64]
-        for i in range(64):
-            lanes[i] = max(lanes[i], strip[i])
-    largest = lanes[0]
-    for i in range(1, 64):
-        largest = max(largest, lanes[i])
+    strips, whole = n - n % 64, n - n % 16
+    most = filled_rows(np.float32(-np.inf), 4)
+    for s in range(0, strips, 64):
+        most = maximum(most, load_rows(row, s, 16, most))
+    peak = max_lanes(largest(most))
+    for s in range(strips, n):
+        peak = max(peak, row[s])
+    sums = filled_rows(np.float32(0), 4)
+    for s in range(0, strips, 64):
+        many = exp_lanes((load_rows(row, s, 16, sums) - peak) * scale)
+        store_strided(row, s, 16, many)
+        sums = sums + many
+    rest = filled_rows(np.float32(0), 1)
+    for s in range(strips, whole, 16):
+        few = exp_lanes((load(row, s) - peak) * scale)
+        store(row, s, few)
+        rest = rest + few
+    whole_sum = sum_lanes(total(sums) + rest)
     for s in range(whole, n):
-        largest = max(largest, row[s])
-    for s in range(n):
-        row[s] = exp(scale * (row[s] - largest))
-    lanes[:] = np.float32(0)
-    for first in range(0, whole, 64):
-        strip = row[first : first + 64]
-        for i in range(64):
-            lanes[i] += strip[i]
-    total = np.float32(0)
-    for i in range(64):
-        total += lanes[i]
-    for s in range(whole, n):
-        total += row[s]
-    return largest, total
+        row[s] = exp(scale * (row[s] - peak))
+        whole_sum += row[s]
+    return peak, whole_sum
 
 
 @kernel(parallel=True)
@@ -123,6 +201,5 @@ def nll_rows(logits, targets, out):  # type: ignore[no-untyped-def]
     """
     for t in prange(logits.shape[0]):
         target = logits[t, targets[t]]
-        lanes = np.empty(64, np.float32)
-        largest, total = exponentiate_row(logits[t], np.float32(1), lanes)
-        out[t] = np.log(np.float64(total)) - np.float64(target - largest)
+        peak, whole = exponentiate_row(logits[t], np.float32(1))
+        out[t] = np.log(np.float64(whole)) - np.float64(target - peak)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from latticeq.errors import InputError
 from latticeq.linear.base import Linear, Table, apply_shared
@@ -160,7 +160,9 @@ class Llama:
     head : Linear
         V x D; `embedding` itself if they are tied.
     kv : KVCoding, optional
-        How caches keep keys and values; float32 if omitted.
+        How caches keep keys and values; as floats if omitted.
+    cache_dtype : np.dtype or type
+        Of such floats: float32 or float16.
     context : int, optional
         The default size of a cache; the model's longest if omitted.
     folder : Path, optional
@@ -176,6 +178,7 @@ class Llama:
         head: Linear,
         *,
         kv: KVCoding | None = None,
+        cache_dtype: DTypeLike = np.float32,
         context: int | None = None,
         folder: Path | None = None,
     ) -> None:
@@ -187,6 +190,7 @@ class Llama:
         self.head = head
         self.context = config.max_position_embeddings if context is None else context
         self.kv = kv
+        self.cache_dtype = np.dtype(cache_dtype)
         self._turn = frequencies(config)  # (K/2,)
 
     @property
@@ -212,7 +216,8 @@ class Llama:
 
     def new_cache(self, context: int | None = None) -> KVCache:
         """Return an empty cache for `context` tokens, by default the model's ``context``."""
-        return new_cache(self.config, self.context if context is None else context, self.kv)
+        longest = self.context if context is None else context
+        return new_cache(self.config, longest, self.kv, dtype=self.cache_dtype)
 
     def hidden(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
         """Run the blocks over the next tokens of a sequence.

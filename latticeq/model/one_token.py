@@ -59,9 +59,7 @@ class OneToken:
 
     @staticmethod
     def fits(block: Block) -> bool:
-        """Tell whether a block can be run so: its linears have kernels for one token, no biases,
-        and fill whole groups of rows.
-        """
+        """Tell whether a block's linears have kernels for one token, no bias and full groups."""
         for names in _INPUTS:
             linears: list[Any] = [block.linears[name] for name in names]
             if not TokenProduct.fits(linears):

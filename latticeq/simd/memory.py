@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.typing.templates import signature
 
 from latticeq.simd.lanes import (
@@ -77,6 +77,24 @@ def load_ints_at(_: Any, address: Any) -> Any:
 def load_floats_at(_: Any, address: Any) -> Any:
     """Load sixteen float32 from an address, as `load_ints_at` does."""
     return _load_at(Lanes("f32", 1))
+
+
+@word(lambda address: None)
+def prefetch_at(_: Any, address: Any) -> Any:
+    """Ask for the cache line of an address, which need not be valid, to be brought to L2."""
+
+    def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
+        flag, kind = ir.IntType(32), ir.IntType(8).as_pointer()
+        pointer = builder.inttoptr(args[0], kind)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [kind, flag, flag, flag]),
+            "llvm.prefetch.p0",
+        )
+        builder.call(function, [pointer, flag(0), flag(2), flag(1)])
+        return context.get_dummy_value()
+
+    return signature(types.none, types.intp), codegen
 
 
 def _peek_plain(address: int, count: int) -> Any:

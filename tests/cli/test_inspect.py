@@ -45,7 +45,7 @@ def test_what_runs_and_what_entropy_coding_would_save(packed: Path) -> None:
     assert result["entropy_coded_bits_per_weight"] <= result["bits_per_weight"]
     cache = load(packed).new_cache(1)
     assert result["cache_nbytes_per_token"] == cache.nbytes_per_token
-    assert (result["cache_bits"], result["activation_bits"]) == (32, 32)
+    assert (result["cache_bits"], result["activation_bits"]) == (16, 32)
     assert f"{cache.nbytes_per_token} bytes a token" in done.err
 
 

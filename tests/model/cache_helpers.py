@@ -84,5 +84,5 @@ def kept_bytes(q: int, k: int) -> NDArray[np.uint8]:
     given = config(layers=1, width=24)
     cache = NestCache(given, 40, nest_coding(24, q, k, **arrays(given, rng)))
     cache.attend(0, *tokens(given, 37, rng))
-    parts = [part for page in cache._pages for stream in page for part in stream.arrays]
+    parts = [part for page in cache._pages for part in page]
     return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import reference.kv_cache
+import reference.llama
 from latticeq.errors import InputError
 from latticeq.jit import IS_JIT, set_threads, threads
-from latticeq.model.attention import attend_heads
+from latticeq.model.attention import attend_heads, tiled
 from latticeq.model.kv.basis import from_basis, to_basis
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.kv.coding import KVCoding
@@ -43,7 +44,8 @@ def decoded(cache, kind, seen):
     """Return what a coded cache keeps in its first layer, in its basis: (S, G, K)."""
     heads = [cache._decoded(kind, 0, g, seen) for g in range(cache.shape[1])]
     if isinstance(cache, NestCache):
-        heads = [head[:, :seen].T for head in heads]
+        heads = [head if kind else head.transpose(0, 2, 1) for head in heads]
+        heads = [head.reshape(-1, cache.shape[2])[:seen] for head in heads]
     return np.stack(heads, axis=1)
 
 
@@ -101,7 +103,7 @@ def test_attention_is_exact_on_what_is_kept(kind, heads, width, rng):
     bases = cache._bases
     keys, values = decoded(cache, 0, LONG), decoded(cache, 1, LONG)
     turned = to_basis(q, bases.queries[0], bases.key_turn)
-    mixed = attend_heads(turned, heads[1], lambda g: (keys[:, g].T, values[:, g]), 0)
+    mixed = attend_heads(turned, heads[1], lambda g: tiled(keys[:, g], values[:, g]), 0)
     expected = from_basis(mixed.reshape(q.shape), bases.outputs[0], bases.back)
     np.testing.assert_allclose(out, expected.reshape(LONG, -1), rtol=1e-4, atol=1e-4)
 
@@ -129,6 +131,35 @@ def test_a_coded_cache_equals_the_reference(rng):
     np.testing.assert_allclose(out, expected.reshape(40, -1), atol=1e-4)
 
 
+@pytest.mark.parametrize("heads", [(1, 1), (6, 2), (4, 4), (5, 1)])
+@pytest.mark.parametrize("width", [6, 24, 32, 64, 80])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_attention_is_exact_on_what_floats_are_kept(heads, width, dtype, rng):
+    given = config(1, *heads, width)
+    q, k, v = tokens(given, LONG, rng)
+    cache = new_cache(given, LONG + 5, None, dtype=dtype)
+    # Alone, across the ends of a tile and of a page, and sixteen at once at no round place.
+    sizes = [2, 1, 40, LONG - 46, 1, 2] if IS_JIT else [2, 1, 20, 7]
+    out = feed(cache, (q, k, v), sizes)
+    kept = [x.astype(dtype).astype(np.float32) for x in (k, v)]
+    expected = reference.llama.attention(*(x.astype(np.float64) for x in (q, *kept)))
+    np.testing.assert_allclose(out, expected.reshape(LONG, -1), atol=ROUNDINGS)
+    alone = new_cache(given, LONG, None, dtype=dtype)
+    steps = feed(alone, (q, k, v), [1] * LONG)
+    np.testing.assert_allclose(steps, out, atol=ROUNDINGS)
+
+
+def test_a_number_too_large_for_float16_shows(rng):
+    given = config()
+    cache = new_cache(given, 20, None, dtype=np.float16)
+    q, k, v = tokens(given, 10, rng)
+    v[7, 1, 2] = 1e6
+    out = feed(cache, (q, k, v), [7, 1, 1, 1]).reshape(10, 6, 16)
+    assert not np.isfinite(out[7:, 3:, 2]).any()
+    assert np.isfinite(out[:7]).all()
+    assert np.isfinite(out[:, :3]).all()
+
+
 @pytest.mark.parametrize("kind", [RowCache, NestCache])
 def test_tokens_one_by_one_are_kept_as_all_at_once(kind, rng):
     given = config()
@@ -154,12 +185,16 @@ def test_layers_do_not_mix(rng):
 
 
 @pytest.mark.skipif(not IS_JIT, reason="needs threads")
-def test_threads_do_not_matter(rng):
+@pytest.mark.parametrize(
+    ("coding", "dtype"),
+    [(nest_coding(64), np.float32), (None, np.float32), (None, np.float16)],
+)
+def test_threads_do_not_matter(coding, dtype, rng):
     given = config(1, 6, 2, 64)
     new, last = tokens(given, 700, rng), tokens(given, 1, rng)
     before, results = threads(), []
     for count in (1, before):
-        cache = new_cache(given, 800, nest_coding(64))
+        cache = new_cache(given, 800, coding, dtype=dtype)
         set_threads(count)
         try:
             results.append(np.concatenate([feed(cache, new, [700]), feed(cache, last, [1])]))
@@ -168,10 +203,16 @@ def test_threads_do_not_matter(rng):
     np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("kind", [RowCache, NestCache])
-def test_memory_grows_by_pages_and_nothing_is_copied(kind, rng):
-    given = config(1, 2, 1, 16)
-    cache = kind(given, 1000, nest_coding(16))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda given: RowCache(given, 1000, nest_coding(16)),
+        lambda given: NestCache(given, 1000, nest_coding(16)),
+        lambda given: FloatCache(given, 1000, dtype=np.float16),
+    ],
+)
+def test_memory_grows_by_pages_and_nothing_is_copied(make, rng):
+    cache = make(given := config(1, 2, 1, 16))
     assert cache.nbytes == 0
     feed(cache, tokens(given, 200, rng), [200])
     assert cache.nbytes == 256 * cache.nbytes_per_token
@@ -187,6 +228,7 @@ def test_memory_of_a_token():
     assert cache.nbytes_per_token == 30 * 3 * 2 * (256 + 16 + 16) // 8
     assert cache.bits_per_entry == 4.5
     assert FloatCache(config(30, 9, 3, 64), 64).bits_per_entry == 32
+    assert FloatCache(config(30, 9, 3, 64), 64, dtype=np.float16).bits_per_entry == 16
     codec = FloatCodec(64)
     assert new_cache(config(30, 9, 3, 64), 64, KVCoding(codec, codec)).bits_per_entry == 32
 

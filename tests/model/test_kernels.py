@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference.llama
-from latticeq.jit import IS_JIT, kernel
-from latticeq.model.attention import attend
+from latticeq.jit import IS_JIT, kernel, set_threads, threads
+from latticeq.model.attention import attend_heads, tiled
 from latticeq.model.config import LlamaConfig
-from latticeq.model.kernels import exp, nll_rows, rms_norm, rotate, swiglu
+from latticeq.model.kernels import exp, exp_lanes, nll_rows, rms_norm, rotate, swiglu
 from latticeq.model.rope import frequencies, rotary
+from latticeq.simd import load, store
 from tests.tiny_llama import CONFIGS
 
 
@@ -41,6 +42,64 @@ def test_exp_of_zero_is_one():
     out = np.empty(2, np.float32)
     exp_all(np.array([0.0, -0.0], np.float32), out)
     np.testing.assert_array_equal(out, 1)
+
+
+@kernel
+def exp_by_lanes(x, out):
+    for i in range(0, x.size, 16):
+        store(out, i, exp_lanes(load(x, i)))
+
+
+def test_exp_of_lanes_is_accurate_and_saturates():
+    x = np.linspace(-87, 88, 100_000 if IS_JIT else 1600).astype(np.float32)
+    out = np.empty_like(x)
+    exp_by_lanes(x, out)
+    true = np.exp(x.astype(np.float64))
+    assert (np.abs(out - true) / true).max() < 3e-7
+    edges = np.tile(np.float32([-np.inf, -1e30, -0.0, 0.0, 1e30, np.inf, -100, 100]), 2)
+    exp_by_lanes(edges, out[:16])
+    assert (out[[0, 1, 6]] < 2e-38).all()
+    np.testing.assert_array_equal(out[2:4], 1)
+    assert (out[[4, 5, 7]] > 1e38).all()
+    assert np.isfinite(out[:16]).all()
+
+
+def test_exp_of_lanes_keeps_what_is_not_a_number():
+    x = np.zeros(16, np.float32)
+    x[3] = np.nan
+    out = np.empty_like(x)
+    exp_by_lanes(x, out)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(x))
+
+
+@pytest.mark.skipif(not IS_JIT, reason="needs threads")
+def test_tokens_do_not_depend_on_threads_or_on_each_other(rng):
+    x, gate, logits = (rng.standard_normal((37, n)).astype(np.float32) for n in (90, 91, 200))
+    weight, turn = rng.standard_normal(90).astype(np.float32), rng.standard_normal(16)
+    targets = rng.integers(0, 200, 37)
+
+    def results(rows):
+        normed, up, turned = np.empty_like(x[rows]), gate[rows][:, ::-1].copy(), x[rows].copy()
+        mixed, nll = gate[rows].copy(), np.empty(len(normed))
+        rms_norm(x[rows], weight, 1e-5, normed)
+        swiglu(mixed, up)
+        heads = turned[:, :64].reshape(-1, 2, 32).copy()
+        positions = np.arange(37)[rows, None] * turn
+        rotate(heads, np.cos(positions).astype(np.float32), np.sin(positions).astype(np.float32))
+        nll_rows(logits[rows].copy(), targets[rows], nll)
+        return normed, mixed, heads, nll
+
+    before = threads()
+    whole = results(slice(None))
+    try:
+        set_threads(1)
+        alone = results(slice(None))
+    finally:
+        set_threads(before)
+    single = [results(slice(t, t + 1)) for t in range(37)]
+    for part, expected in enumerate(whole):
+        np.testing.assert_array_equal(alone[part], expected)
+        np.testing.assert_array_equal(np.concatenate([one[part] for one in single]), expected)
 
 
 @given(
@@ -114,12 +173,15 @@ def test_attention_equals_the_reference(n_tokens, start, heads, width, scale, se
     k, v = rng.standard_normal((2, seen, heads[1], width))
     q, k, v = (x.astype(np.float32) for x in (q, k, v))
     expected = reference.llama.attention(*(x.astype(np.float64) for x in (q, k, v)))[start:]
+
     # What lies behind the written positions is whatever memory held: it must not matter.
-    keys = np.full((heads[1], width, seen + 5), np.nan, np.float32)
-    values = np.full((heads[1], seen + 3, width), np.nan, np.float32)
-    keys[:, :, :seen] = k.transpose(1, 2, 0)
-    values[:, :seen] = v.transpose(1, 0, 2)
-    out = attend(q[start:], keys, values, start)
+    def read(g):
+        keys, mixed = tiled(k[:, g], v[:, g])
+        keys.transpose(0, 2, 1).reshape(-1, width)
+        mixed[seen:] = np.nan
+        return keys, mixed
+
+    out = attend_heads(q[start:], heads[1], read, start)
     # Scores of size `scale` carry errors of scale * 2**-20, which exp turns into relative errors.
     np.testing.assert_allclose(out, expected.reshape(n_tokens, -1), atol=3e-6 * (1 + scale))
 

@@ -9,7 +9,7 @@ import pytest
 import reference.llama
 from latticeq.errors import InputError
 from latticeq.jit import IS_JIT
-from latticeq.model import attention, llama
+from latticeq.model import llama
 from latticeq.model.calibrate import STAGES, Stream
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.loader import Weights, load, load_block, load_config, load_embedding
@@ -90,13 +90,6 @@ def test_prefill_in_chunks_equals_one_prefill(model, chunk):
     parts = [model.hidden(ids[i : i + chunk], cache) for i in range(0, 16, chunk)]
     assert cache.length == 16
     assert_close(np.concatenate(parts), whole)
-
-
-def test_query_chunks_equal_one_chunk(model, monkeypatch):
-    ids = random_ids(CONFIGS["llama"], 40 if IS_JIT else 20)
-    whole = model.logits(ids)
-    monkeypatch.setattr(attention, "_SCORE_ROWS", 1)  # the floor of 16 queries
-    assert_close(model.logits(ids), whole)
 
 
 def test_the_future_does_not_matter(model):

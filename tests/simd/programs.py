@@ -13,6 +13,7 @@ from latticeq.simd import (
     add_bytes,
     any_lane,
     argmax,
+    bits_float,
     block,
     broadcast,
     butterfly,
@@ -23,6 +24,8 @@ from latticeq.simd import (
     dot_wide_bytes,
     equal_bytes,
     filled,
+    filled_rows,
+    float_bits,
     fused_multiply_add,
     lane_index,
     largest,
@@ -32,10 +35,13 @@ from latticeq.simd import (
     load_byte_blocks,
     load_floats_at,
     load_ints_at,
+    load_numbers_at,
+    load_rows,
     load_strided,
     lookup,
     magnitude,
     max_bytes,
+    max_lanes,
     maximum,
     min_bytes,
     minimum,
@@ -44,6 +50,8 @@ from latticeq.simd import (
     peek_at,
     permute_bytes,
     places,
+    prefetch_at,
+    put_number_at,
     repeat_byte,
     rint,
     rotate,
@@ -53,13 +61,17 @@ from latticeq.simd import (
     sign_bytes,
     smallest,
     spread,
+    spread_at,
     store,
     store_blocks,
     store_byte_blocks,
     store_bytes,
+    store_numbers_at,
     store_strided,
     store_threes,
     sub_bytes,
+    sum_lanes,
+    to_double,
     to_float,
     to_int,
     top_two,
@@ -199,12 +211,27 @@ def single_precision(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     x, y, index = load(floats, 0), load(floats, 16), load(ints, 0)
     store(f, 0, lookup(x, index))
     store(f, 16, fused_multiply_add(rint(x), rint(y), rint(load(floats, 32))))
+    store(i, 0, float_bits(x))
+    store(i, 16, to_int(to_double(rint(x)) * 3.0))
+    store(f, 32, bits_float(float_bits(x) ^ 1))
+    f[48] = sum_lanes(rint(x))
+    f[49] = max_lanes(y)
+    store_strided(f, 64, 16, filled_rows(floats[3], 3))
+    store_strided(f, 256, 16, load_rows(floats, 5, 19, filled_rows(0, 4)))
 
 
-def addresses(at_ints: int, at_floats: int, at_raw: int, f: Any, i: Any) -> None:
+def addresses(at_ints: int, at_floats: int, at_raw: int, halves: Any, f: Any, i: Any) -> None:
     store(i, 0, load_ints_at(at_ints + 8))
     store(f, 0, load_floats_at(at_floats + 4))
+    prefetch_at(at_raw)
     i[16] = peek_at(at_raw + 1, 1)
+    store(f, 16, load_numbers_at(halves.ctypes.data + 6, halves))
+    store(f, 32, load_numbers_at(at_floats + 8, f))
+    store_numbers_at(halves.ctypes.data + 64, load_floats_at(at_floats), halves)
+    store_numbers_at(at_raw + 96, load_floats_at(at_floats), f)
+    put_number_at(at_raw + 160, f[20], f)
+    put_number_at(halves.ctypes.data + 96, f[21] + f[36], halves)
+    store_strided(f, 128, 16, spread_at(at_floats, 12, filled_rows(0, 5)))
     i[17] = peek_at(at_raw + 3, 2)
     i[18] = peek_at(at_raw + 5, 4) >> 1
     i[19] = peek_at(at_raw + 9, 8) >> 32

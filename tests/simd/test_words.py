@@ -79,10 +79,36 @@ def test_words_on_addresses() -> None:
     results: list[Any] = []
     for run in (COMPILED[programs.addresses], in_numpy(programs.addresses)):
         stored = outputs(np.float32)
-        run(ints.ctypes.data, floats.ctypes.data, raw.ctypes.data, *stored)
-        results.append(stored)
-    assert results[0][0].tobytes() == results[1][0].tobytes()
-    assert results[0][1].tobytes() == results[1][1].tobytes()
+        halves, copied = np.arange(100, 200).astype(np.float16).view(np.uint16), raw.copy()
+        run(ints.ctypes.data, floats.ctypes.data, copied.ctypes.data, halves, *stored)
+        results.append([*stored, halves, copied])
+    for compiled, plain in zip(*results, strict=True):
+        assert compiled.tobytes() == plain.tobytes()
+
+
+def through_halves(floats: Any, halves: Any, back: Any) -> None:
+    for at in range(0, floats.size, 16):
+        address = halves.ctypes.data + 2 * at
+        simd.store_numbers_at(address, simd.load(floats, at), halves)
+        simd.store(back, at, simd.load_numbers_at(address, halves))
+
+
+def test_float16_as_numpy_has_it() -> None:
+    with np.errstate(invalid="ignore"):
+        every = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    finite = np.sort(every[np.isfinite(every)])
+    between = (finite[1:] + finite[:-1]) / 2  # ties, and what lies just beside them
+    sides = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
+    rest = [65519.0, 65520.0, -65520.0, 1e30, 2.0**-25, 2.0**-26, np.inf, -np.inf, np.nan, 1e-40]
+    floats = np.concatenate([every, between, *sides, np.float32(rest)])
+    floats = np.concatenate([floats, np.zeros(-len(floats) % 16, np.float32)])
+    halves, back = np.zeros(len(floats), np.uint16), np.zeros(len(floats), np.float32)
+    kernel(through_halves)(floats, halves, back)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = floats.astype(np.float16)
+    np.testing.assert_array_equal(halves.view(np.float16), expected)
+    np.testing.assert_array_equal(back, expected.astype(np.float32))
+    assert (np.signbit(back) == np.signbit(floats))[~np.isnan(floats)].all()
 
 
 def test_one_rounding_in_fused_multiply_add() -> None:

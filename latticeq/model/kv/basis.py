@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.jit import kernel
+from latticeq.jit import kernel, prange
 from latticeq.model.kv.coding import KVCoding
 from latticeq.transforms.rotation import Rotation
 
@@ -88,7 +88,7 @@ def from_basis_row(x, basis, g, back, out):  # type: ignore[no-untyped-def]
         out[j] = out[j] * basis[1, g, j] + basis[0, g, j]
 
 
-@kernel
+@kernel(parallel=True)
 def to_basis(x, basis, turn):  # type: ignore[no-untyped-def]
     """Return rows in the basis in which they are coded.
 
@@ -105,18 +105,18 @@ def to_basis(x, basis, turn):  # type: ignore[no-untyped-def]
     """
     out = np.empty_like(x)
     shared = x.shape[1] // basis.shape[1]
-    for t in range(x.shape[0]):
+    for t in prange(x.shape[0]):
         for h in range(x.shape[1]):
             to_basis_row(x[t, h], basis, h // shared, turn, out[t, h])
     return out
 
 
-@kernel
+@kernel(parallel=True)
 def from_basis(x, basis, back):  # type: ignore[no-untyped-def]
     """Return attention's outputs in the model's basis: (T, H, K) -> (T, H, K), see `to_basis`."""
     out = np.empty_like(x)
     shared = x.shape[1] // basis.shape[1]
-    for t in range(x.shape[0]):
+    for t in prange(x.shape[0]):
         for h in range(x.shape[1]):
             from_basis_row(x[t, h], basis, h // shared, back, out[t, h])
     return out

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens seen so far: what every cache does, and the one in float32.
+"""Keys and values of the tokens seen so far: what every cache does, and the one of floats.
 
 A `Block` gives a cache the queries, keys and values of new tokens and gets back what attention
 makes of them; in which form keys and values are kept in between is the cache's own business.
@@ -7,19 +7,18 @@ makes of them; in which form keys and values are kept in between is the cache's 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from latticeq.errors import InputError
-from latticeq.model.attention import attend
+from latticeq.model.attention import TILE, attend_many
+from latticeq.model.attention_one import CHUNK, append_many, append_one, attend_one
 from latticeq.model.config import LlamaConfig
+from latticeq.model.kv.pages import Pages
 
 __all__ = ["FloatCache", "KVCache"]
-
-# Floats at the end of a row of keys. Attention reads up to 64 positions at a time; and without any,
-# rows of a power of two bytes would map all coordinates to few cache sets.
-_PADDING = 64
 
 
 class KVCache(ABC):
@@ -128,39 +127,91 @@ class KVCache(ABC):
 
 
 class FloatCache(KVCache):
-    """Keys and values in float32: what attention reads, without any work on the way.
+    """Keys and values as floats.
 
-    The whole context is reserved at once as one array, which attention wants; memory that was never
-    written costs no pages, except that the operating system may take them by the megabyte.
+    Memory grows by pages of 256 positions, or the context if that is shorter; the layout is that
+    of `latticeq.model.attention`.
 
-    Parameters, attributes and errors are those of `KVCache`.
+    Parameters
+    ----------
+    config, context, layers
+        As in `KVCache`, whose attributes and errors these are.
+    dtype : np.dtype or type
+        float32, or float16, which holds numbers of up to 65504 to eleven bits.
     """
 
-    def __init__(self, config: LlamaConfig, context: int, layers: int | None = None) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        context: int,
+        layers: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
         super().__init__(config, context, layers)
-        layers, kv_heads, width = self.shape
-        # Keys are transposed: attention.py says why.
-        self._keys = np.empty((layers, kv_heads, width, context + _PADDING), np.float32)
-        self._values = np.empty((layers, kv_heads, context, width), np.float32)
+        # Kernels take float16 as its bits.
+        self._dtype = np.dtype(np.uint16 if np.dtype(dtype) == np.float16 else np.float32)
+        self._page = min(CHUNK, -(-context // TILE) * TILE)
+        _, kv_heads, width = self.shape
+        parts = [
+            ((kv_heads, self._page // TILE, width, TILE), self._dtype),
+            ((kv_heads, self._page, width), self._dtype),
+        ]
+        self._pages = Pages(self.shape[0], -(-context // self._page), parts)
+        self._like = np.empty(0, self._dtype)
 
     @property
     def nbytes_per_token(self) -> int:
         """Bytes that one more token takes over all layers."""
         layers, kv_heads, width = self.shape
-        return 2 * layers * kv_heads * width * self._values.itemsize
+        return 2 * layers * kv_heads * width * self._dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes reserved for keys and values, written or not."""
-        return self._keys.nbytes + self._values.nbytes
+        """Bytes of all pages."""
+        return self._pages.nbytes
+
+    def reserve(self, n_tokens: int) -> None:
+        """Make sure that there is memory for `n_tokens` in all.
+
+        Raises
+        ------
+        InputError
+            If the context is shorter.
+        """
+        self.check_room(n_tokens - self.length)
+        while len(self._pages) * self._page < n_tokens:
+            self._pages.grow()
+
+    def place(self) -> tuple[NDArray[np.int64], NDArray[Any], int]:
+        """Return what kernels need to find keys and values.
+
+        Returns
+        -------
+        plan : (L, pages, 2) int64
+            Addresses of each layer's keys and values in every page that is reserved; `reserve`
+            enters new ones in the same array.
+        like : (0,) float32 or uint16
+            Its dtype is that of the cache, uint16 for float16.
+        page : int
+            Positions of a page.
+        """
+        return self._pages.plan, self._like, self._page
 
     def attend(
         self, layer: int, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Keep keys and values, and attend; see `KVCache.attend`."""
-        self.check_room(len(k))
-        new = slice(self.length, self.length + len(k))
-        keys, values = self._keys[layer], self._values[layer]  # (G, K, S'), (G, S', K)
-        keys[:, :, new] = k.transpose(1, 2, 0)
-        values[:, new] = v.transpose(1, 0, 2)
-        return attend(q, keys, values, self.length)
+        n_tokens, heads, width = q.shape
+        self.reserve(self.length + n_tokens)
+        plan, like, page, kv_heads = self._pages.plan[layer], self._like, self._page, self.shape[1]
+        q, k, v = (np.ascontiguousarray(x) for x in (q, k, v))
+        out = np.empty(q.shape, np.float32)
+        if n_tokens == 1:
+            append_one(k[0], v[0], plan, like, page, self.length)
+        else:
+            append_many(k, v, plan, like, page, self.length)
+        if n_tokens == 1 and width % 16 == 0:
+            attend_one(q[0], plan, like, page, kv_heads, self.length + 1, out[0])
+        else:
+            attend_many(q, plan, like, page, (0, kv_heads, kv_heads), self.length, out)
+        return out.reshape(n_tokens, heads * width)

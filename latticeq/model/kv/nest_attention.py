@@ -18,7 +18,8 @@ import numpy as np
 
 from latticeq.jit import kernel, prange
 from latticeq.linear.nest_kernels import scale_index_at, table_rows
-from latticeq.model.kernels import exp, exponentiate_row
+from latticeq.model.attention_one import join
+from latticeq.model.kernels import exponentiate_row
 from latticeq.model.kv.basis import from_basis_row, to_basis_row
 from latticeq.model.kv.nest_kernels import LANES, decoded_lanes, load_norms
 from latticeq.simd import (
@@ -81,17 +82,16 @@ def attend_one(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-unty
     joined = np.empty(width, np.float32)
     for h in range(heads):
         g = h // shared
-        _join(mixed[g, :, h % shared], sums[g, :, h % shared], joined)
+        join(mixed[g, :, h % shared], sums[g, :, h % shared], joined)
         from_basis_row(joined, output_basis, g, back, out[h])
 
 
 @kernel
 def _exponentiate(weights, count, width, sums):  # type: ignore[no-untyped-def]
     """Exponentiate scores, (H/G, CHUNK); sums, (H/G, 2), are the largest score and the sum."""
-    lanes = np.empty(64, np.float32)
     scale = np.float32(1 / np.sqrt(width))
     for h in range(len(weights)):
-        sums[h, 0], sums[h, 1] = exponentiate_row(weights[h, :count], scale, lanes)
+        sums[h, 0], sums[h, 1] = exponentiate_row(weights[h, :count], scale)
         weights[h, count:] = 0
 
 
@@ -177,22 +177,3 @@ def _add(weight, point, sums, at):  # type: ignore[no-untyped-def]
     store(sums, at + 80, fused_multiply_add(weight, coordinate(point, 5), load(sums, at + 80)))
     store(sums, at + 96, fused_multiply_add(weight, coordinate(point, 6), load(sums, at + 96)))
     store(sums, at + 112, fused_multiply_add(weight, coordinate(point, 7), load(sums, at + 112)))
-
-
-@kernel
-def _join(mixed, sums, out):  # type: ignore[no-untyped-def]
-    """Join one head's chunks: mixed (chunks, K), sums (chunks, 2), out (K,)."""
-    chunks, width = mixed.shape
-    scale = np.float32(1 / np.sqrt(width))
-    largest = sums[0, 0]
-    for c in range(1, chunks):
-        largest = max(largest, sums[c, 0])
-    out[:] = 0
-    whole = np.float32(0)
-    for c in range(chunks):
-        share = exp(scale * (sums[c, 0] - largest))
-        whole += share * sums[c, 1]
-        for i in range(width):
-            out[i] += share * mixed[c, i]
-    for i in range(width):
-        out[i] /= whole

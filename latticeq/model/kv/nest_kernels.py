@@ -31,6 +31,7 @@ from latticeq.simd import (
     lookup,
     peek_at,
     store,
+    store_blocks,
     store_strided,
     sub_bytes,
     to_float,
@@ -165,7 +166,7 @@ def load_norms(address, count, norms):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def decode_head(plan, kind, g, tiles, code, out):  # type: ignore[no-untyped-def]
+def decode_head(plan, kind, g, tiles, code, seen, out):  # type: ignore[no-untyped-def]
     """Decode the keys, or values, of one kv head.
 
     Parameters
@@ -180,20 +181,28 @@ def decode_head(plan, kind, g, tiles, code, out):  # type: ignore[no-untyped-def
     code : tuple
         q, the bits of a scale index, what each index multiplies doubled coordinates by, (16,)
         float32, and the tables of `latticeq.codes.words.word_tables`.
-    out : (K, 16 n) float32, output
-        Column s is position s.
+    seen : int
+        Positions to decode, rounded up to a tile.
+    out : (n, K, 64) float32, or (n, 64, K), output
+        Keys, or values, in tiles of 64 positions.
     """
     q, width, betas, tables = code
-    columns = out.shape[1]
-    blocks = out.shape[0] // 8
-    for step in prange(columns // LANES):
+    size = out.shape[1 + kind]
+    blocks = size // 8
+    for step in prange(-(-seen // LANES)):
         page, tile = step // tiles, g * tiles + step % tiles
         words = plan[page, 3 * kind] + 64 * blocks * tile
         indices = plan[page, 3 * kind + 1] + 2 * width * blocks * tile
-        norms = np.empty(LANES, np.float32)
+        norms, rows = np.empty(LANES, np.float32), np.empty((LANES, 8), np.float32)
         load_norms(plan[page, 3 * kind + 2] + 2 * LANES * tile, LANES, norms)
         norm, table, byte_tables = load(norms, 0), load(betas, 0), table_rows(tables)
+        mine, place = out[step * LANES // 64], step * LANES % 64
         for b in range(blocks):
             point = decoded_lanes(load_ints_at(words + 64 * b), q, byte_tables)
             beta = lookup(table, scale_index_at(indices + 2 * width * b, width, norm))
-            store_strided(out, 8 * b * columns + LANES * step, columns, point * (beta * norm))
+            point = point * (beta * norm)
+            if kind == 0:
+                store_strided(mine, 8 * b * 64 + place, 64, point)
+            else:
+                store_blocks(rows, 0, point)
+                mine[place : place + LANES, 8 * b : 8 * b + 8] = rows

@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from latticeq.model.attention import tiled
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.basis import to_basis
 from latticeq.model.kv.coded import PAGE, CodedCache, Head
 from latticeq.model.kv.coding import KVCoding
+from latticeq.model.kv.pages import Pages
 
 __all__ = ["RowCache"]
 
@@ -26,7 +28,9 @@ class RowCache(CodedCache):
         super().__init__(config, context, coding, layers)
         self._codecs = (coding.keys, coding.values)
         self._page = min(PAGE, context)
-        self._pages: list[tuple[NDArray[np.uint8], ...]] = []  # keys, values: (L, G, page, bytes)
+        grid = (self.shape[1], self._page)
+        parts = [((*grid, codec.row_nbytes), np.uint8) for codec in self._codecs]
+        self._pages = Pages(self.shape[0], -(-context // self._page), parts)
 
     @property
     def nbytes_per_token(self) -> int:
@@ -37,7 +41,7 @@ class RowCache(CodedCache):
     @property
     def nbytes(self) -> int:
         """Bytes of all pages."""
-        return sum(part.nbytes for page in self._pages for part in page)
+        return self._pages.nbytes
 
     def attend(
         self, layer: int, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32]
@@ -50,14 +54,12 @@ class RowCache(CodedCache):
         return self._attend_many(layer, q, seen)
 
     def _read(self, layer: int, g: int, seen: int) -> Head:
-        return self._decoded(0, layer, g, seen).T, self._decoded(1, layer, g, seen)
+        return tiled(self._decoded(0, layer, g, seen), self._decoded(1, layer, g, seen))
 
     def _append(self, kind: int, layer: int, rows: NDArray[np.float32]) -> None:
         n_tokens, kv_heads, width = rows.shape
-        layers = self.shape[0]
         while len(self._pages) * self._page < self.length + n_tokens:
-            shapes = [(layers, kv_heads, self._page, codec.row_nbytes) for codec in self._codecs]
-            self._pages.append(tuple(np.zeros(shape, np.uint8) for shape in shapes))
+            self._pages.grow()
         coded = self._codecs[kind].encode(rows.reshape(-1, width)).reshape(n_tokens, kv_heads, -1)
         done = 0
         while done < n_tokens:
@@ -69,6 +71,6 @@ class RowCache(CodedCache):
 
     def _decoded(self, kind: int, layer: int, g: int, seen: int) -> NDArray[np.float32]:
         """Return the first rows of one kv head: (S, K)."""
-        pages = self._pages[: -(-seen // self._page)]
-        rows = np.concatenate([page[kind][layer, g] for page in pages])[:seen]
+        pages = range(-(-seen // self._page))
+        rows = np.concatenate([self._pages[page][kind][layer, g] for page in pages])[:seen]
         return self._codecs[kind].decode(rows)
