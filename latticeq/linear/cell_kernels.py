@@ -35,6 +35,7 @@ from latticeq.simd import (
     load_floats_at,
     load_ints_at,
     lookup,
+    prefetch_at,
     select,
     shift_right,
     store,
@@ -42,6 +43,10 @@ from latticeq.simd import (
 )
 
 __all__ = ["CELLS", "Cell"]
+
+
+AHEAD = 2048
+"""Bytes before the words in use that memory is asked for, as the next row group follows at once."""
 
 
 class Cell(NamedTuple):
@@ -113,6 +118,7 @@ def _multiply_group(
     table = load_floats_at(plan[matrix, 2])
     total = filled(0, table)
     for block in range(blocks):
+        prefetch_at(words + AHEAD)
         dot, index = dots(load_ints_at(words), indices, width, q, tables, operands[block])
         total = fused_multiply_add(lookup(table, index), to_float(dot), total)
         words += 64

@@ -19,6 +19,7 @@ from latticeq.simd import (
     load_ints_at,
     load_strided,
     maximum,
+    prefetch_at,
     rint,
     select,
     shift_right,
@@ -43,6 +44,9 @@ OFFSET = 128
 
 SMALLEST = np.float32(1e-30)
 """A row whose magnitudes are all below it counts as zero: the inverse of its scale may overflow."""
+
+AHEAD = 2048
+"""Bytes before the weights in use that memory is asked for, as the next row group follows at once."""
 
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 """Of float32: all bits but the sign, and the bits of infinity."""
@@ -149,9 +153,12 @@ def multiply_int8_row(
         mine = words[group]
         scale = load(row_scale, 16 * group)
         lane = lane_index(scale)
+        address = np.int64(mine.ctypes.data)
         high, low = filled(-OFFSET * totals[0], lane), filled(-OFFSET * totals[1], lane)
         for j in range(len(coarse)):
-            weights = load(mine, 16 * j)
+            prefetch_at(address + AHEAD)
+            weights = load_ints_at(address)
+            address += 64
             high = dot_wide_bytes(high, weights, broadcast(coarse[j], lane))
             low = dot_wide_bytes(low, weights, broadcast(fine[j], lane))
         value = to_float(high) * scales[0] + to_float(low) * scales[1]
@@ -185,6 +192,7 @@ def multiply_rounded_token(plan: Any, q: int, tables: Any, x: Any, codes: Any, y
         lane = lane_index(row_scale)
         dot = filled(-OFFSET * total, lane)
         for j in range(len(fours)):
+            prefetch_at(words + AHEAD)
             dot = dot_wide_bytes(dot, load_ints_at(words), broadcast(fours[j], lane))
             words += 64
         store(y, 16 * group, to_float(dot) * row_scale * scale)
