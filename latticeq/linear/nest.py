@@ -61,7 +61,7 @@ class NestLinear(TiledLinear):
         self._is_d8 = code.cell == "d8"
         self._kernels = CELLS[code.cell]
         self.raised = self._kernels.raised(code.q) if code.q <= WORD_Q else 128
-        self._kind = (code.cell, code.q, self.rotation)
+        self._kind = (code.cell, code.q, self.rotation, runtime)
         self._betas = _repeated(packed.betas * np.float32(code.unit))
         self._row_scale = padded_scale(packed.row_scale)
         self._index_width = 0 if self._is_d8 else bit_width(len(packed.betas))
