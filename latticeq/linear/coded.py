@@ -75,16 +75,25 @@ class CodedLinear:
             return [linear(x) for linear in linears]
         codec = first.codec
         coded = codec.encode(first.inner.rotation.apply(np.ascontiguousarray(x)))
-        if isinstance(codec, NestRowCodec) and all(f.is_integer for f in linears):
-            points, scales = codec.decode_points(coded)
-            return [linear._multiply_points(points, scales) for linear in linears]
-        decoded = codec.decode(coded)
-        return [linear.inner.multiply_rotated(decoded) for linear in linears]
+        if isinstance(codec, NestRowCodec) and any(linear.is_integer for linear in linears):
+            points = codec.decode_points(coded)
+        if not all(linear.is_integer for linear in linears):
+            decoded = codec.decode(coded)
+        return [
+            linear._multiply_points(*points)
+            if linear.is_integer
+            else linear.inner.multiply_rotated(decoded)
+            for linear in linears
+        ]
 
     @property
     def is_integer(self) -> bool:
-        """Whether the weights are decoded to integers, too."""
-        return isinstance(self.inner, NestLinear) and self.inner.runtime != "float32"
+        """Whether codewords are multiplied by codewords, as integers."""
+        return (
+            isinstance(self.codec, NestRowCodec)
+            and isinstance(self.inner, NestLinear)
+            and self.inner.runtime != "float32"
+        )
 
     def _multiply_points(
         self, points: NDArray[np.int8], scales: NDArray[np.float32]

@@ -67,9 +67,11 @@ class Int8Linear(TiledLinear):
     def apply_group(
         cls, linears: Sequence[Self], x: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Multiply one input by several matrices."""
+        """Multiply one input by several matrices, rounding it once if they agree."""
         for linear in linears:
             linear._check(x)
+        if any(linear._operand() != linears[0]._operand() for linear in linears):
+            return [linear(x) for linear in linears]
         if linears[0]._is_exact:
             return [linear.multiply_rotated(x) for linear in linears]
         parts = _two_parts(np.ascontiguousarray(x))
@@ -108,7 +110,8 @@ class Int8Linear(TiledLinear):
 
 def _two_parts(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what int8 holds of each row, and under those rows what is left: (T, N) -> (2 T, N)."""
-    largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), SMALLEST)
-    scale = largest / np.float32(127)
-    coarse = np.rint(x / scale) * scale
-    return np.concatenate([coarse, x - coarse])
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity speak for themselves
+        largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), SMALLEST)
+        scale = largest / np.float32(127)
+        coarse = np.rint(x / scale) * scale
+        return np.concatenate([coarse, x - coarse])

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latticeq.errors import InputError
 from latticeq.linear.int8_kernels import multiply_rounded_token
 from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles
-from latticeq.linear.tiled import TiledLinear
+from latticeq.linear.tiled import TiledLinear, check_input
 from latticeq.linear.token import TokenProduct
 from latticeq.storage.bits import ROWS
 
@@ -37,10 +38,19 @@ class RoundedLinear:
         Of the input.
     nbytes : int
         Of the packed matrix: what the file holds. In memory it is M · N and a scale a row.
+
+    Raises
+    ------
+    InputError
+        If N is no multiple of 4.
     """
 
     def __init__(self, inner: TiledLinear) -> None:
         self.in_features, self.out_features = inner.in_features, inner.out_features
+        if self.in_features % 4:
+            raise InputError(
+                f"the matrix has {self.in_features} columns; int8 takes them four at a time"
+            )
         self.nbytes, self.dtype = inner.nbytes, inner.dtype
         self.rotation = inner.rotation
         self.bias = inner.bias
@@ -61,6 +71,8 @@ class RoundedLinear:
     ) -> list[NDArray[np.float32]]:
         """Multiply one input by several matrices, rotating and rounding it once if they agree."""
         first = linears[0]
+        for linear in linears:
+            check_input(x, linear.in_features)
         if any(linear.rotation != first.rotation for linear in linears):
             return [linear(x) for linear in linears]
         x = np.ascontiguousarray(x)

@@ -26,7 +26,7 @@ from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["RUNTIMES", "TiledLinear", "padded_scale", "read_only"]
+__all__ = ["RUNTIMES", "TiledLinear", "check_input", "padded_scale", "read_only"]
 
 TILE_BYTES = 2**21
 """Of float32 at a time: decoded in one cache, multiplied from there."""
@@ -183,11 +183,16 @@ class TiledLinear(ABC):
         return y
 
     def _check(self, x: NDArray[np.float32]) -> None:
-        if x.ndim != 2 or x.shape[1] != self.in_features or x.dtype != np.float32:
-            raise InputError(
-                f"input is {x.dtype} of shape {x.shape}; it must be float32 of shape (tokens, "
-                f"{self.in_features})"
-            )
+        check_input(x, self.in_features)
+
+
+def check_input(x: NDArray[np.float32], columns: int) -> None:
+    """Refuse an input that is not float32 of shape (T, columns)."""
+    if x.ndim != 2 or x.shape[1] != columns or x.dtype != np.float32:
+        raise InputError(
+            f"input is {x.dtype} of shape {x.shape}; it must be float32 of shape (tokens, "
+            f"{columns})"
+        )
 
 
 def padded_scale(row_scale: NDArray[np.float16]) -> NDArray[np.float32]:
