@@ -31,6 +31,7 @@ from latticeq.cli.bench_speed import (
 from latticeq.cli.console import say
 from latticeq.cli.contents import read_config, run_bits, run_words
 from latticeq.cli.env import versions
+from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
 from latticeq.cli.tables import duration, megabytes, short, table, thread_words
 from latticeq.errors import InputError
 
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the machine's limits, which take two seconds to measure",
     )
+    add_runtime_argument(parser)
     against = parser.add_argument_group("beside llama.cpp")
     against.add_argument(
         "--against",
@@ -128,7 +130,8 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     from latticeq.model.loader import load
 
     start = time.perf_counter()
-    model = load(args.folder)
+    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
+    model = load(args.folder, runtime=runtime)
     load_s = time.perf_counter() - start
     compile_notice()
     speed = measure(
@@ -156,6 +159,7 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
         "decode_tokens": args.decode_tokens,
         "repeats": args.repeats,
         "dtype": model.dtype,
+        "runtime": runtime,
         "bits_per_weight": model.bits_per_weight,
         **run_bits(read_config(args.folder)),
         "cpu": machine.cpu_name(),
@@ -199,7 +203,8 @@ def _report(result: dict[str, Any], speed: Speed, contexts: Sequence[DecodeSpeed
     say(f"{result['cpu']}, {thread_words(result['threads'])}")
     say(", ".join(f"{name} {number}" for name, number in result["versions"].items()))
     say(
-        f"weights {result['dtype']}, {result['bits_per_weight']:.3f} bits in the linears; "
+        f"weights {result['dtype']}, {result['bits_per_weight']:.3f} bits in the linears, runtime "
+        f"{result['runtime']}; "
         f"{result['prompt_tokens']} prompt tokens, {result['decode_tokens']} decoded, "
         f"{result['repeats']} repeats"
     )

@@ -25,6 +25,7 @@ def child_words(args: argparse.Namespace, threads: int, repeats: int, peaks: boo
         ("repeats", repeats),
         ("prompt-tokens", args.prompt_tokens),
         ("decode-tokens", args.decode_tokens),
+        ("runtime", args.runtime),
         ("seed", args.seed),
     ):
         words += [f"--{name}", str(value)]

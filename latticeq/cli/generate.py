@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli.console import say, show
+from latticeq.cli.contents import read_config
+from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
 from latticeq.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sample only from the most likely tokens of total probability P (default %(default)s: "
         "drops the tail of nonsense; no effect at temperature 0)",
     )
+    add_runtime_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from latticeq.model.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_folder(args.folder)
-    model = load(args.folder)
+    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
+    model = load(args.folder, runtime=runtime)
     prompt = tokenizer.tokenize(args.prompt)
     if not prompt:
         raise InputError("the prompt is empty; give at least one character")
@@ -92,6 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "time_to_first_token_s": first_s,
         "decode_tokens_per_s": speed,
         "dtype": model.dtype,
+        "runtime": runtime,
     }
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from latticeq.cli.console import say
+from latticeq.cli.contents import read_config
+from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
 from latticeq.errors import InputError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="use only the first N windows (default: all; 10 show a gap of 0.1 between two models)",
     )
+    add_runtime_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -56,10 +59,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"{args.text} is not UTF-8 text ({error}); convert it first") from error
     tokenizer = Tokenizer.from_folder(args.folder)
-    model = load(args.folder, args.context)
+    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
+    model = load(args.folder, args.context, runtime=runtime)
     say(
         f"{args.text.name} (sha256 {sha256[:16]}), windows of {args.context} without overlap, "
-        f"tail dropped, no BOS, weights {model.dtype}, activations float32"
+        f"tail dropped, no BOS, weights {model.dtype}, runtime {runtime}"
     )
     start = time.perf_counter()
     ids = tokenizer.tokenize(text)
@@ -76,5 +80,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "context": args.context,
         "bos": False,
         "dtype": model.dtype,
+        "runtime": runtime,
         "seconds": round(time.perf_counter() - start, 3),
     }

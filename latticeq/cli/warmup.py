@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli.console import say
+from latticeq.cli.contents import read_config
+from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
 from latticeq.cli.tables import duration
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="a model folder (default: tiny models of every format, which takes longer)",
     )
+    add_runtime_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             models.append(_timed(name, model, 0.0))
     else:
         loading = time.perf_counter()
-        model = load(args.folder)
+        runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
+        model = load(args.folder, runtime=runtime)
         models.append(_timed(str(args.folder), model, time.perf_counter() - loading))
     seconds = time.perf_counter() - start
     compiled = _kernels(kernel_cache()) - before

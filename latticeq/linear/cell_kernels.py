@@ -217,7 +217,7 @@ def _decode_voronoi(
     words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
 ) -> None:
     for group in prange(len(words)):
-        at = indices[group].ctypes.data
+        at = np.int64(indices[group].ctypes.data)
         _decode_group(group, words[group], at, width, betas, q, tables, out, _voronoi)
 
 
@@ -233,7 +233,7 @@ def _decode_nestquantm(
     words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
 ) -> None:
     for group in prange(len(words)):
-        at = indices[group].ctypes.data
+        at = np.int64(indices[group].ctypes.data)
         _decode_group(group, words[group], at, width, betas, q, tables, out, _nestquantm)
 
 
@@ -249,7 +249,7 @@ def _decode_cubic(
     words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
 ) -> None:
     for group in prange(len(words)):
-        at = indices[group].ctypes.data
+        at = np.int64(indices[group].ctypes.data)
         _decode_group(group, words[group], at, width, betas, q, tables, out, _cubic)
 
 
@@ -265,7 +265,7 @@ def _decode_d8(
     words: Any, indices: Any, width: int, betas: Any, q: int, tables: Any, out: Any
 ) -> None:
     for group in prange(len(words)):
-        at = indices[group].ctypes.data
+        at = np.int64(indices[group].ctypes.data)
         _decode_group(group, words[group], at, width, betas, q, tables, out, _d8)
 
 

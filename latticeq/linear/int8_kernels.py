@@ -46,7 +46,7 @@ SMALLEST = np.float32(1e-30)
 """A row whose magnitudes are all below it counts as zero: the inverse of its scale may overflow."""
 
 AHEAD = 2048
-"""Bytes before the weights in use that memory is asked for, as the next row group follows at once."""
+"""Bytes before the weights in use that memory is asked for; the next row group follows at once."""
 
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 """Of float32: all bits but the sign, and the bits of infinity."""

@@ -9,31 +9,64 @@ from latticeq.errors import InputError
 from latticeq.linear.grid import GridLinear
 from latticeq.linear.int8 import Int8Linear
 from latticeq.linear.nest import NestLinear
+from latticeq.linear.rounded import RoundedLinear
+from latticeq.linear.tiled import TiledLinear
 from latticeq.storage.formats.base import Packed
 from latticeq.storage.formats.grid import PackedGrid
 from latticeq.storage.formats.int8 import PackedInt8
 from latticeq.storage.formats.nest import PackedNest
 
-__all__ = ["GridLinear", "Int8Linear", "NestLinear", "make_packed_linear"]
+__all__ = [
+    "RUNTIMES",
+    "GridLinear",
+    "Int8Linear",
+    "NestLinear",
+    "PackedLinear",
+    "RoundedLinear",
+    "make_packed_linear",
+    "make_tiled_linear",
+]
+
+RUNTIMES = ("packed", "int8", "float32")
+"""How a packed matrix is run.
+
+- "packed": as it is stored; activations are rounded to int8;
+- "int8": rounded to a byte a weight when it is loaded (`RoundedLinear`);
+- "float32": decoded tile by tile and multiplied by BLAS, activations in float32.
+"""
+
+PackedLinear = TiledLinear | RoundedLinear
 
 
 def make_packed_linear(
     packed: Packed, bias: NDArray[np.float32] | None = None, runtime: str = "packed"
-) -> NestLinear | GridLinear | Int8Linear:
+) -> PackedLinear:
     """Return the linear that multiplies by a packed matrix M x N.
 
     Parameters
     ----------
     packed : Packed
     bias : (M,) float32, optional
-    runtime : "packed" or "float32"
-        See `latticeq.linear.tiled`.
+    runtime : str
+        One of `RUNTIMES`. Matrices of int8 rows are the same for "packed" and "int8", and so are
+        those whose width is no multiple of four.
 
     Raises
     ------
     InputError
         If the bias does not fit, or the format or runtime is one that nothing runs.
     """
+    if runtime != "int8":
+        return make_tiled_linear(packed, bias, runtime)
+    linear = make_tiled_linear(packed, bias)
+    is_bytes = isinstance(linear, Int8Linear) or linear.in_features % 4 != 0
+    return linear if is_bytes else RoundedLinear(linear)
+
+
+def make_tiled_linear(
+    packed: Packed, bias: NDArray[np.float32] | None = None, runtime: str = "packed"
+) -> NestLinear | GridLinear | Int8Linear:
+    """Do what `make_packed_linear` does for the runtimes that keep a matrix as it is stored."""
     if isinstance(packed, PackedNest):
         return NestLinear(packed, bias, runtime)
     if isinstance(packed, PackedGrid):

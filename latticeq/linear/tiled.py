@@ -26,13 +26,13 @@ from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["RUNTIMES", "TiledLinear", "check_input", "padded_scale", "read_only"]
+__all__ = ["TiledLinear", "check_input", "padded_scale", "read_only"]
 
 TILE_BYTES = 2**21
 """Of float32 at a time: decoded in one cache, multiplied from there."""
 
-RUNTIMES = ("packed", "float32")
-"""How a packed matrix is multiplied."""
+TILED_RUNTIMES = ("packed", "float32")
+"""How tiles are multiplied: see above."""
 
 
 class TiledLinear(ABC):
@@ -62,8 +62,8 @@ class TiledLinear(ABC):
         self.rotation = packed.rotation
         self.runtime = runtime
         self._groups = -(-shape[0] // ROWS)
-        if runtime not in RUNTIMES:
-            raise InputError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
+        if runtime not in TILED_RUNTIMES:
+            raise InputError(f"runtime is {runtime!r}; it must be 'packed', 'int8' or 'float32'")
         if bias is not None and bias.shape != shape[:1]:
             raise InputError(f"bias has shape {bias.shape}; a matrix {shape} needs {shape[:1]}")
         self.bias = bias

@@ -20,7 +20,7 @@ from latticeq.errors import context as error_context
 from latticeq.linear.base import Linear, Table
 from latticeq.linear.coded import CodedLinear
 from latticeq.linear.dense import DenseLinear
-from latticeq.linear.packed import make_packed_linear
+from latticeq.linear.packed import make_packed_linear, make_tiled_linear
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.coding import KVCoding
 from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS, Block, Llama
@@ -54,8 +54,8 @@ def load(folder: str | Path, context: int | None = None, *, runtime: str = "pack
     context : int, optional
         The default context of caches; at most the model's ``max_position_embeddings``, which is
         the default.
-    runtime : "packed" or "float32"
-        How packed matrices are multiplied, see `latticeq.linear.tiled`.
+    runtime : "packed", "int8" or "float32"
+        How packed matrices are multiplied, see `latticeq.linear.packed.RUNTIMES`.
 
     Raises
     ------
@@ -332,10 +332,11 @@ def make_linear(weights: Weights, name: str, runtime: str = "packed") -> Linear:
     bias = weights.float32(f"{name}.bias") if f"{name}.bias" in weights else None
     if f"{name}.weight" not in weights.entries:
         return DenseLinear(weights.matrix(f"{name}.weight"), bias)
-    linear = make_packed_linear(weights.packed(f"{name}.weight"), bias, runtime)
-    coding = weights.coding.inputs
+    packed, coding = weights.packed(f"{name}.weight"), weights.coding.inputs
     if coding is None or not name.startswith("model.layers."):
-        return linear
+        return make_packed_linear(packed, bias, runtime)
+    # Coded inputs meet weights as they are stored: rounding either would blur what is measured.
+    linear = make_tiled_linear(packed, bias, "float32" if runtime == "float32" else "packed")
     with error_context(f"{weights.folder.folder}: the coding of activations"):
         return CodedLinear(linear, coding.codec(linear.in_features))
 

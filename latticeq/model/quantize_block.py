@@ -18,7 +18,7 @@ from latticeq.errors import context
 from latticeq.linear.base import Linear
 from latticeq.linear.coded import DecodedLinear, coded_rows
 from latticeq.linear.dense import DenseLinear
-from latticeq.linear.packed import make_packed_linear
+from latticeq.linear.packed import make_tiled_linear
 from latticeq.model.calibrate import STAGES, Stream, block_statistics
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.cache import FloatCache, KVCache
@@ -291,7 +291,7 @@ def _quantize_linear(
     bytes_of = packed(coded)
     made.tensors |= {f"{full}.{suffix}": array for suffix, array in bytes_of.arrays.items()}
     made.entries[full] = {**bytes_of.entry, "nbytes": bytes_of.nbytes}
-    linear: Any = make_packed_linear(bytes_of, tensors.biases.get(name), "float32")
+    linear: Any = make_tiled_linear(bytes_of, tensors.biases.get(name), "float32")
     if options.input_coding() is not None:  # `_objective` leaves inputs coded
         linear = DecodedLinear(linear)
     error, seconds = relative_error(original, values), round(time.perf_counter() - start, 3)
