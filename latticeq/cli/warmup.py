@@ -162,7 +162,7 @@ def _tiny_model(kind: str, options: dict[str, Any]) -> Llama:
     from latticeq.linear.base import Table
     from latticeq.linear.coded import CodedLinear
     from latticeq.linear.dense import DenseLinear
-    from latticeq.linear.packed import make_packed_linear
+    from latticeq.linear.packed import make_tiled_linear
     from latticeq.model.config import LlamaConfig
     from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS, Block, Llama
     from latticeq.model.options import Options
@@ -188,7 +188,7 @@ def _tiny_model(kind: str, options: dict[str, Any]) -> Llama:
     def linear(rows: int, columns: int) -> Linear:
         if not kind:  # bfloat16, as most float models are stored
             return DenseLinear(np.full((rows, columns), 0x3C00, np.uint16))
-        made = make_packed_linear(random_packed(kind, rows, columns))
+        made = make_tiled_linear(random_packed(kind, rows, columns))
         return made if coding.inputs is None else CodedLinear(made, coding.inputs.codec(columns))
 
     heads, shared = config.num_attention_heads * HEAD, config.num_key_value_heads * HEAD
@@ -198,7 +198,7 @@ def _tiny_model(kind: str, options: dict[str, Any]) -> Llama:
     norms = {name: np.ones(WIDTH, np.float32) for name in BLOCK_NORMS}
     table = linear(config.vocab_size, WIDTH)
     if kind:
-        table = make_packed_linear(random_packed("int8 per row", config.vocab_size, WIDTH))
+        table = make_tiled_linear(random_packed("int8 per row", config.vocab_size, WIDTH))
     assert isinstance(table, Table)
     offset = None
     if coding.cache is not None and coding.cache.key_offset:
