@@ -126,7 +126,9 @@ def _run_theirs(
     args: argparse.Namespace, binary: Path, gguf: Path, threads: int
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
     """Return the numbers of one run, and what llama-bench says of itself."""
-    sizes = ("-p", str(args.prompt_tokens), "-n", str(args.decode_tokens))
+    # Decoding begins after the prompt on both sides: its cache is part of the work.
+    depths = ("-d", f"0,{args.prompt_tokens}")
+    sizes = ("-p", str(args.prompt_tokens), "-n", str(args.decode_tokens), *depths)
     command = (str(binary), "-m", str(gguf), *sizes, "-t", str(threads), "-r", "1", "-o", "json")
     done = run_process(command)
     if done.code:
@@ -152,20 +154,24 @@ def parse_llama_bench(
     Returns
     -------
     prefill, decode : float
-        Tokens a second.
+        Tokens a second: from an empty cache, and after a prompt.
     build : dict
         The model's type and the build, as far as it says.
 
     Raises
     ------
     LatticeqError
-        With the first lines of the output, if they are not the two tests.
+        With the first lines of the output, if they lack one of the tests.
     """
     try:
         # Some builds write of their devices before the list.
         tests = json.loads(done.out[done.out.index("[\n") if "[\n" in done.out else 0 :])
-        speeds = {(test["n_prompt"], test["n_gen"]): float(test["avg_ts"]) for test in tests}
-        prefill, decode = speeds[prompt_tokens, 0], speeds[0, decode_tokens]
+        speeds = {
+            (test["n_prompt"], test["n_gen"], test["n_depth"]): float(test["avg_ts"])
+            for test in tests
+        }
+        prefill = speeds[prompt_tokens, 0, 0]
+        decode = speeds[0, decode_tokens, prompt_tokens]
         if not (prefill > 0 and decode > 0):
             raise ValueError("speeds of zero")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -23,10 +23,13 @@ options = dict(zip(words[::2], words[1::2]))
 assert options["-r"] == "1" and options["-o"] == "json"
 speed = 100.0 * int(options["-t"])
 same = {{"model_type": "llama 1B Q4_0", "n_threads": int(options["-t"]), "build_commit": "abc"}}
-print(json.dumps([
-    same | {{"n_prompt": int(options["-p"]), "n_gen": 0, "avg_ts": 4 * speed}},
-    same | {{"n_prompt": 0, "n_gen": int(options["-n"]), "avg_ts": speed}},
-], indent=2))
+tests = []
+for depth in map(int, options["-d"].split(",")):
+    same["n_depth"] = depth
+    part = 1 if depth else 2
+    tests.append(same | {{"n_prompt": int(options["-p"]), "n_gen": 0, "avg_ts": 2 * part * speed}})
+    tests.append(same | {{"n_prompt": 0, "n_gen": int(options["-n"]), "avg_ts": part * speed}})
+print(json.dumps(tests, indent=2))
 """
 
 
@@ -114,7 +117,9 @@ OTHER_OUTPUT = [
     (json.dumps([{"n_prompt": 8, "n_gen": 0}, {"n_prompt": 0, "n_gen": 4}]), "KeyError"),
     (json.dumps({"n_prompt": 8}), "TypeError"),
     (
-        json.dumps([{"n_prompt": p, "n_gen": 4 - p // 2, "avg_ts": 0.0} for p in (8, 0)]),
+        json.dumps(
+            [{"n_prompt": p, "n_gen": 4 - p // 2, "n_depth": 8 - p, "avg_ts": 0.0} for p in (8, 0)]
+        ),
         "speeds of zero",
     ),
     ("", r"\(nothing\)"),
@@ -130,7 +135,10 @@ def test_output_that_is_not_understood(out: str, message: str) -> None:
 
 
 def test_lines_before_the_list_are_passed_over() -> None:
-    tests = [{"n_prompt": 8, "n_gen": 0, "avg_ts": 3}, {"n_prompt": 0, "n_gen": 4, "avg_ts": 2}]
+    tests = [
+        {"n_prompt": 8, "n_gen": 0, "n_depth": 0, "avg_ts": 3},
+        {"n_prompt": 0, "n_gen": 4, "n_depth": 8, "avg_ts": 2},
+    ]
     out = "found 1 device [cpu]:\n" + json.dumps(tests, indent=2)
     assert bench_against.parse_llama_bench(Finished(0, out, "", None), 8, 4) == (3, 2, {})
 
