@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from latticeq.codes.nested import NestedCode
-from latticeq.jit import set_threads, threads
+from latticeq.jit import IS_JIT, set_threads, threads
 from latticeq.linear.base import Linear
 from latticeq.linear.coded import CodedLinear
 from latticeq.linear.packed import GridLinear, Int8Linear, NestLinear, make_packed_linear
@@ -143,6 +144,11 @@ def with_threads(count: int, run: Callable[[], bytes]) -> bytes:
         return run()
     finally:
         set_threads(before)
+
+
+def quiet_numpy() -> AbstractContextManager[None]:
+    """Let NumPy meet infinity in kernels that are not compiled; compiled ones never warn."""
+    return nullcontext() if IS_JIT else np.errstate(invalid="ignore")
 
 
 def int8_matrix(values: np.ndarray) -> Int8Tensor:

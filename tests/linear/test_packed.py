@@ -16,7 +16,7 @@ from latticeq.linear.tiled import RUNTIMES
 from latticeq.quantizers.scalar import Int8Tensor
 from latticeq.transforms.rotation import Rotation
 from reference import int8 as reference
-from tests.linear.linears import each_behind_more, int8_linear, linear_of, one_of_each
+from tests.linear.linears import each_behind_more, int8_linear, linear_of, one_of_each, quiet_numpy
 from tests.storage.packed_models import random_grid, random_nest
 
 
@@ -70,7 +70,7 @@ def test_panels_hold_every_token_as_the_reference_rounds_it(t: int, fours: int, 
 def test_a_token_that_is_no_numbers_has_no_scale(bad: float, place: int) -> None:
     x, values = np.ones(36, np.float32), np.full(36, 7, np.int8)
     x[place] = bad
-    with np.errstate(invalid="ignore"):
+    with quiet_numpy():
         assert np.isnan(quantize_row(x, values))
     assert not values.any()
 
