@@ -1,7 +1,8 @@
 """What the integer kernels compute, as digests: run as a program to learn it of another CPU.
 
 ``python -m tests.parity.integer_results`` prints a JSON object. Everything in it is exact: digits,
-decoded points, and products whose float32 sums are integers below 2**24.
+decoded points, products whose float32 sums are integers below 2**24, and floats that are rounded
+one by one.
 """
 
 from __future__ import annotations
@@ -13,17 +14,27 @@ import sys
 import numpy as np
 
 from latticeq.codes.nested import CELLS, NestedCode
+from latticeq.jit import kernel
 from latticeq.lattices import e8
+from latticeq.linear.base import Linear
 from latticeq.linear.coded_kernels import coded_products
-from latticeq.linear.packed import make_packed_linear
+from latticeq.linear.int8_tiles import Int8Rows
+from latticeq.linear.rounded import RoundedLinear
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
-from latticeq.quantizers.scalar import Int8Tensor, Scalar
+from latticeq.quantizers.scalar import Scalar
 from latticeq.quantizers.scalar_rows import ScalarRowCodec
 from latticeq.simd import path
-from latticeq.storage.checkpoint import packed
 from latticeq.storage.radix import pack_radix, unpack_radix
+from tests.linear.linears import (
+    int8_matrix,
+    integer_grid,
+    integer_tokens,
+    linear_of,
+    rounded_rows_of,
+)
 from tests.model.cache_helpers import kept_bytes
-from tests.storage.packed_models import integer_nest, random_grid
+from tests.simd import programs
+from tests.storage.packed_models import integer_nest, random_grid, random_nest
 
 
 def digest(array: np.ndarray) -> str:
@@ -32,29 +43,68 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(header + array.tobytes()).hexdigest()[:16]
 
 
+def one_and_many(linear: Linear, tokens: np.ndarray) -> np.ndarray:
+    """Return products of tokens one by one, and under these together."""
+    x = tokens.astype(np.float32)
+    return np.concatenate([*(linear(token[None]) for token in x), linear(x)])
+
+
 def products(q: int, k: int, cell: str) -> np.ndarray:
     """Return packed codewords times tokens of int8 at the ends of its range."""
     rng = np.random.default_rng([q, k])
-    linear = make_packed_linear(packed(integer_nest(rng, 50, 48, q, k, cell)[0]))
-    tokens = np.concatenate([rng.choice([-127, 127], (3, 48)), rng.integers(-127, 128, (3, 48))])
+    linear = linear_of(integer_nest(rng, 70, 48, q, k, cell)[0])
+    tokens = np.concatenate([rng.choice([-127, 127], (3, 48)), rng.integers(-127, 128, (8, 48))])
     tokens[:, 0] = 127
-    return np.concatenate([linear(token[None].astype(np.float32)) for token in tokens])
+    return one_and_many(linear, tokens)
 
 
 def int8_products() -> np.ndarray:
     """Return int8 rows times tokens of int8, both at the ends of their range."""
     rng = np.random.default_rng(3)
-    values = rng.choice([-127, 127, 3, -1], (40, 256)).astype(np.int8)
-    matrix = Int8Tensor((40, 256), values, np.ones(40, np.float16))
-    tokens = rng.choice([-127, 127, 64], (3, 256))
+    linear = linear_of(int8_matrix(rng.choice([-127, 127, 3, -1], (70, 256))))
+    tokens = rng.choice([-127, 127, 64], (11, 256))
     tokens[:, 0] = 127
-    linear = make_packed_linear(packed(matrix))
-    return np.concatenate([linear(token[None].astype(np.float32)) for token in tokens])
+    return one_and_many(linear, tokens)
+
+
+def tile_products() -> np.ndarray:
+    """Return a grid of four bits times tokens of int8, by tiles and kept rounded."""
+    rng = np.random.default_rng(6)
+    linear = linear_of(integer_grid(rng, 70, 76, 20)[0])
+    tokens = integer_tokens(rng, 11, 76)
+    both = [one_and_many(f, tokens) for f in (linear, RoundedLinear(linear))]
+    return np.concatenate(both)
+
+
+def rounded_tiles(q: int, cell: str) -> str:
+    """Return the digest of codewords rounded to int8: every float is rounded alone."""
+    values, scales = rounded_rows_of(linear_of(random_nest(37, 48, q, 4, cell=cell)))
+    return digest(values) + digest(scales)
+
+
+def rounded_tokens() -> str:
+    """Return the digest of tokens rounded to int8, of a width that is no whole vectors."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(19, 76)) * np.exp2(rng.integers(-9, 9, (19, 1)))
+    return "".join(map(digest, Int8Rows(x.astype(np.float32)).operands))
+
+
+def memory_words() -> str:
+    """Return the digest of what words read and write in memory."""
+    rng = np.random.default_rng(8)
+    ints = rng.integers(-(2**31), 2**31, 160).astype(np.int32)
+    floats, raw = rng.normal(size=384).astype(np.float32), rng.integers(0, 256, 256, np.uint8)
+    f, i = np.zeros(1600, np.float32), np.zeros(800, np.int32)
+    by_address = (array.ctypes.data for array in (ints, floats, raw))
+    kernel(programs.addresses)(*by_address, f, i)
+    found = digest(f) + digest(i)
+    kernel(programs.memory)(ints, floats, raw, f, i)
+    return found + digest(f) + digest(i) + digest(raw)
 
 
 def grid_tiles(kind: str, group: int, symmetric: bool) -> np.ndarray:
     """Return a matrix of grid codes as tiles decode it: products with the identity."""
-    linear = make_packed_linear(packed(random_grid(20, 64, kind, group, symmetric)))
+    linear = linear_of(random_grid(20, 64, kind, group, symmetric))
     return linear.multiply_rotated(np.eye(64, dtype=np.float32))
 
 
@@ -96,13 +146,27 @@ def integer_results() -> dict[str, str]:
         results[f"points, {cell}, q={q}"] = digest(code.points(found[0]))
     for q, k in ((16, 4), (14, 1), (9, 16), (11, 8), (15, 2)):
         results[f"products, q={q}, k={k}"] = digest(products(q, k, "voronoi"))
-    for cell, q, k in (("nestquantm", 14, 4), ("cubic", 16, 8), ("d8", 16, 8), ("d8", 32, 4)):
+    for cell, q, k in (
+        ("nestquantm", 14, 4), ("cubic", 16, 8), ("d8", 16, 8), ("d8", 32, 4),
+        ("voronoi", 24, 2), ("cubic", 36, 2),
+    ):  # fmt: skip
         results[f"products, {cell}, q={q}, k={k}"] = digest(products(q, k, cell))
     for kind, group, symmetric in (("int4", 64, True), ("int4", 24, False), ("nvfp4", 16, True)):
         results[f"tiles, {kind}, group={group}"] = digest(grid_tiles(kind, group, symmetric))
     radix = pack_radix(rng.integers(0, 14, (20, 5, 8), dtype=np.uint8), 14)
     results["mixed radix"] = digest(radix) + digest(unpack_radix(radix, 14, 5))
     results["int8 products"] = digest(int8_products())
+    results["tile products"] = digest(tile_products())
+    for cell, q in (
+        ("voronoi", 14),
+        ("voronoi", 24),
+        ("nestquantm", 16),
+        ("cubic", 16),
+        ("d8", 16),
+    ):
+        results[f"rounded tiles, {cell}, q={q}"] = rounded_tiles(q, cell)
+    results["rounded tokens"] = rounded_tokens()
+    results["words in memory"] = memory_words()
     for largest in (32, 63, 64, 127):
         results[f"coded products up to {largest}"] = digest(coded(largest))
     for q, k in ((16, 4), (14, 8)):

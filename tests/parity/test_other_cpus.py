@@ -26,8 +26,7 @@ CPUS = {
 KERNEL_TESTS = (
     "tests/lattices",
     "tests/codes",
-    "tests/linear/test_matmul.py",
-    "tests/linear/test_packed.py",
+    "tests/linear",
     "tests/quantizers/test_nestquant.py",
     "tests/storage/test_bits.py",
     "tests/storage/test_formats.py",

@@ -23,6 +23,7 @@ from latticeq.simd import (
     dot_bytes,
     dot_wide_bytes,
     equal_bytes,
+    fields_at,
     filled,
     filled_rows,
     float_bits,
@@ -182,7 +183,8 @@ def memory(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(i, 0, bytes_)
     store_strided(i, 128, 16, bytes_)
     store_byte_blocks(raw, 128, bytes_)
-    store_bytes(raw, 16, load(ints, 0) & 127)
+    store_bytes(raw, 3, load(ints, 0) & 255)
+    store_bytes(raw.view(np.int8), 21, load(ints, 16) >> 24)
     store(i, 256, load(ints, 3))
     store(f, 0, load(floats, 5))
     store_blocks(f, 16, load_blocks(floats, 9))
@@ -235,3 +237,7 @@ def addresses(at_ints: int, at_floats: int, at_raw: int, halves: Any, f: Any, i:
     i[17] = peek_at(at_raw + 3, 2)
     i[18] = peek_at(at_raw + 5, 4) >> 1
     i[19] = peek_at(at_raw + 9, 8) >> 32
+    store(i, 32, fields_at(at_raw, 1))
+    store(i, 48, fields_at(at_raw + 3, 2))
+    store(i, 64, fields_at(at_raw + 7, 3))
+    store(i, 80, fields_at(at_raw + 13, 4))

@@ -111,6 +111,26 @@ def test_float16_as_numpy_has_it() -> None:
     assert (np.signbit(back) == np.signbit(floats))[~np.isnan(floats)].all()
 
 
+def test_fields_are_bits_one_after_the_other() -> None:
+    given_inputs, stored = inputs(2, np.float32), outputs(np.float32)
+    raw = given_inputs[2]
+    COMPILED[programs.addresses](*(array.ctypes.data for array in given_inputs), *stored)
+    for width, first, place in ((1, 0, 32), (2, 3, 48), (3, 7, 64), (4, 13, 80)):
+        bits = np.unpackbits(raw[first : first + 2 * width], bitorder="little").reshape(16, width)
+        wanted = bits @ (1 << np.arange(width))
+        assert np.array_equal(stored[1][place : place + 16] & (2**width - 1), wanted)
+
+
+def test_bytes_are_stored_side_by_side_and_nowhere_else() -> None:
+    ints, floats, raw = inputs(3, np.float32)
+    before = raw.copy()
+    COMPILED[programs.memory](ints, floats, raw, *outputs(np.float32))
+    assert np.array_equal(raw[3:19], (ints[:16] & 255).astype(np.uint8))
+    assert np.array_equal(raw[21:37].view(np.int8), (ints[16:32] >> 24).astype(np.int8))
+    others = np.r_[:3, 19:21, 37:128]
+    assert np.array_equal(raw[others], before[others])
+
+
 def test_one_rounding_in_fused_multiply_add() -> None:
     x, y, z = np.float32(1 + 2.0**-12), np.float32(1 - 2.0**-12), np.float32(-1)
     floats = np.repeat([x, y, z], 16).astype(np.float32)
