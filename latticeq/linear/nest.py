@@ -24,6 +24,7 @@ from latticeq.linear.coded_kernels import block_starts, multiply_panels
 from latticeq.linear.int8_tiles import Int8Rows
 from latticeq.linear.nest_kernels import (
     float_points,
+    repeated_scales,
     round_points,
     split_fields,
 )
@@ -59,7 +60,7 @@ class NestLinear(TiledLinear):
         self._is_d8 = code.cell == "d8"
         self._kernels = CELLS[code.cell]
         self.raised = self._kernels.raised(code.q) if code.q <= WORD_Q else 128
-        self._betas = _repeated(packed.betas * np.float32(code.unit))
+        self._betas = repeated_scales(packed.betas * np.float32(code.unit))
         self._row_scale = padded_scale(packed.row_scale)
         self._index_width = 0 if self._is_d8 else bit_width(len(packed.betas))
         indices = packed.arrays.get("scale_index", np.zeros((self._groups, 0), np.uint8))
@@ -76,8 +77,10 @@ class NestLinear(TiledLinear):
         cls, linears: Sequence[Self], x: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
         """Multiply one input by several matrices, rotating it once, in one parallel region."""
-        if len(x) != 1 or not TokenProduct.fits(linears):
+        if len(x) != 1 or (len(linears) == 1 and linears[0].token_kind is None):
             return super().apply_group(linears, x)
+        if not TokenProduct.fits(linears):
+            return [linear(x) for linear in linears]
         for linear in linears:
             linear._check(x)
         product = linears[0]._product_of(linears)
@@ -201,13 +204,3 @@ def _widened(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return digits
     q, rows = 2 ** digits.shape[3], ROWS * len(digits)
     return pack_digits(unpack_digits(digits, q, rows), WORD_Q)
-
-
-def _repeated(betas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return scales as a table of sixteen in which only the bits of an index count: (k,) -> (16,).
-
-    Entries that no index names are zero.
-    """
-    period = np.zeros(2 ** bit_width(len(betas)), np.float32)
-    period[: len(betas)] = betas
-    return np.tile(period, 16 // len(period))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latticeq.jit import kernel, prange
 from latticeq.linear.int8_kernels import OFFSET, int8_scale, scale_of_row
@@ -35,11 +36,31 @@ from latticeq.transforms.hadamard_kernels import hadamard_row
 __all__ = [
     "float_points",
     "prepare_row",
+    "repeated_scales",
     "round_points",
     "scale_index_at",
     "split_fields",
     "table_rows",
 ]
+
+
+def repeated_scales(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scales as a table of sixteen in which only the bits of an index count.
+
+    Parameters
+    ----------
+    scales : (k,) float32
+        At most sixteen.
+
+    Returns
+    -------
+    (16,) float32
+        What `scale_index_at` leaves above an index changes nothing. Entries that no index names
+        are zero.
+    """
+    period = np.zeros(2 ** (len(scales) - 1).bit_length(), np.float32)
+    period[: len(scales)] = scales
+    return np.tile(period, 16 // len(period))
 
 
 @kernel
@@ -95,7 +116,7 @@ def _store_pairs(x: Any, first: int, inverse: Any, pairs: Any, at: int) -> None:
 def scale_index_at(address: int, width: int, like: Any) -> Any:
     """Return the scale indices of sixteen rows, 2 * width bytes at an address.
 
-    Bits above the index are not cleared: tables of scales are repeated to sixteen entries.
+    Bits above the index are not cleared: they are looked up in `repeated_scales`.
     """
     if width == 2:
         return fields_at(address, 2)

@@ -26,7 +26,7 @@ from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["TiledLinear", "check_input", "padded_scale", "read_only"]
+__all__ = ["TILED_RUNTIMES", "TiledLinear", "check_input", "padded_scale", "read_only"]
 
 TILE_BYTES = 2**21
 """Of float32 at a time: decoded in one cache, multiplied from there."""

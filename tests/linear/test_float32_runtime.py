@@ -72,7 +72,7 @@ def test_int8_tiles_and_rows_are_the_dequantized_matrix(rng: np.random.Generator
 def test_the_size_of_tiles_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
     # Of the same seed both times: the last one's weights are random.
-    linears = [one_of_each(np.random.default_rng(1), None, name) for name in tiled.RUNTIMES]
+    linears = [one_of_each(np.random.default_rng(1), None, name) for name in tiled.TILED_RUNTIMES]
     before = [(tiles_of(f), f(x)) for group in linears for f in group]
     monkeypatch.setattr(tiled, "TILE_BYTES", 1)
     assert [list(f.tiles()) for group in linears for f in group] == [[(0, 1), (1, 1)]] * len(before)
@@ -119,7 +119,7 @@ def test_grids_multiply_as_the_dequantized_matrix(
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 9, 30, 70])
-@pytest.mark.parametrize("runtime", tiled.RUNTIMES)
+@pytest.mark.parametrize("runtime", tiled.TILED_RUNTIMES)
 def test_grids_of_no_whole_fours_are_multiplied_in_float32(
     n: int, runtime: str, rng: np.random.Generator
 ) -> None:

@@ -12,7 +12,7 @@ from latticeq.linear.int8_kernels import quantize_row
 from latticeq.linear.int8_tiles import Int8Rows
 from latticeq.linear.packed import GridLinear, NestLinear
 from latticeq.linear.rounded import RoundedLinear
-from latticeq.linear.tiled import RUNTIMES
+from latticeq.linear.tiled import TILED_RUNTIMES
 from latticeq.quantizers.scalar import Int8Tensor
 from latticeq.transforms.rotation import Rotation
 from reference import int8 as reference
@@ -23,7 +23,7 @@ from tests.storage.packed_models import random_grid, random_nest
 @pytest.mark.parametrize("q", [3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15])
 def test_mixed_radix_changes_nothing(q: int, rng: np.random.Generator) -> None:
     x = rng.normal(size=(3, 56)).astype(np.float32)
-    for runtime in RUNTIMES:
+    for runtime in TILED_RUNTIMES:
         plain, radix = (
             linear_of(random_nest(20, 56, q, 3, packing=packing), None, runtime)
             for packing in ("digits", "radix")
@@ -174,7 +174,7 @@ def test_a_bad_bias_is_refused() -> None:
 
 
 def test_an_unknown_runtime_is_refused() -> None:
-    with pytest.raises(InputError, match="runtime is 'bf16'; it must be one of packed, float32"):
+    with pytest.raises(InputError, match="runtime is 'bf16'; it must be 'packed', 'int8'"):
         int8_linear(np.ones((20, 24)), None, "bf16")
 
 

@@ -114,7 +114,8 @@ def test_float16_as_numpy_has_it() -> None:
 def test_fields_are_bits_one_after_the_other() -> None:
     given_inputs, stored = inputs(2, np.float32), outputs(np.float32)
     raw = given_inputs[2]
-    COMPILED[programs.addresses](*(array.ctypes.data for array in given_inputs), *stored)
+    addresses = (array.ctypes.data for array in given_inputs)
+    COMPILED[programs.addresses](*addresses, np.zeros(100, np.uint16), *stored)
     for width, first, place in ((1, 0, 32), (2, 3, 48), (3, 7, 64), (4, 13, 80)):
         bits = np.unpackbits(raw[first : first + 2 * width], bitorder="little").reshape(16, width)
         wanted = bits @ (1 << np.arange(width))

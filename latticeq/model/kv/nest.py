@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from latticeq.codes.nested import NestedCode
 from latticeq.codes.words import word_tables
+from latticeq.linear.nest_kernels import repeated_scales
 from latticeq.model.attention import TILE
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.coded import PAGE, CodedCache, Head
@@ -129,6 +130,5 @@ def _encoder(code: NestedCode) -> tuple[Any, ...]:
 
 def _decoder(code: NestedCode) -> tuple[Any, ...]:
     """Return a code as `decode_head` takes it."""
-    betas = np.zeros(16, np.float32)
-    betas[: len(code.betas)] = np.asarray(code.betas) * code.unit
+    betas = repeated_scales(np.asarray(code.betas, np.float32) * np.float32(code.unit))
     return code.q, bit_width(len(code.betas)), betas, word_tables(code.q)
