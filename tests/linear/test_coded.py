@@ -123,10 +123,12 @@ def test_other_pairs_multiply_what_the_codes_stand_for(rng: np.random.Generator)
 def test_several_matrices_at_once_give_what_each_gives(rng: np.random.Generator) -> None:
     nest, other = NestRowCodec(CODE, 64), NestRowCodec(NestedCode(14, (0.3,)), 64)
     inners = [*one_of_each(rng), *one_of_each(rng, None, "float32")]
-    same = [CodedLinear(inner, nest) for inner in inners]
+    every = [CodedLinear(inner, nest) for inner in inners]
+    same = [linear for linear in every if linear.inner.rotation == Rotation(64)]
+    assert {linear.is_integer for linear in same} == {True, False}
     turned = linear_of(random_nest(20, 64, 16, 4, 7))
     assert turned.rotation == Rotation(64, 7)
-    for group in (same, same[:3], [CodedLinear(inners[0], other), *same], [
+    for group in (same, same[::-1], same[:3], every, [CodedLinear(inners[0], other), *same], [
         CodedLinear(turned, nest), same[0],
     ]):  # fmt: skip
         for count in (1, 9):

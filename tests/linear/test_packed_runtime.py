@@ -42,10 +42,11 @@ HALF = 0.5001
 
 
 def assert_exact(linear: TiledLinear | RoundedLinear, matrix: np.ndarray, x: np.ndarray) -> None:
-    """Check integer products of integer tokens, together and one by one."""
+    """Check integer products of integer tokens under various scales, together and one by one."""
     wanted = x @ matrix.T
     assert np.abs(x).max() * np.abs(matrix).sum(axis=1).max() < 2**24  # float32 holds every sum
-    tokens = x.astype(np.float32)
+    scales = np.exp2(np.arange(len(x)) % 5)[:, None]
+    tokens, wanted = (x * scales).astype(np.float32), wanted * scales
     assert np.array_equal(linear(tokens), wanted)
     for token, y in zip(tokens, wanted, strict=True):
         assert np.array_equal(linear(token[None])[0], y)
@@ -90,6 +91,30 @@ def test_products_of_int8_rows_are_exact(m: int, t: int, fours: int, seed: int) 
     linear = linear_of(int8_matrix(values))
     assert_exact(linear, values, x)
     assert_exact(RoundedLinear(linear), values, x)
+
+
+@pytest.mark.parametrize(("q", "n"), [(4, 1032), (3, 2064)])
+def test_sweeps_and_panels_are_put_together(q: int, n: int) -> None:
+    rng = np.random.default_rng([q, n])
+    rows, tokens = (86, 270) if IS_JIT else (18, 9)
+    tensor, matrix = integer_nest(rng, rows, n, q, 2, "voronoi")
+    x = integer_tokens(rng, tokens, n) * 4  # under a scale of four
+    linear = linear_of(tensor)
+    assert np.array_equal(linear(x.astype(np.float32)), x @ matrix.T)
+    assert np.array_equal(by_ones(linear, x[:3].astype(np.float32)), x[:3] @ matrix.T)
+
+
+def test_the_longest_rows_have_exact_sums() -> None:
+    values = np.full((3, 2**16), 127)
+    values[1] = -127
+    values[2, ::2] = -127
+    linear = linear_of(int8_matrix(values))
+    x = np.full((2, 2**16), 127, np.float32)
+    x[1] = -127
+    sums = np.array([2**16, -(2**16), 0]) * 127**2
+    for f in (linear, RoundedLinear(linear)):
+        for y in (f(x), by_ones(f, x)):
+            assert np.array_equal(y, np.stack([sums, -sums]).astype(np.float32))
 
 
 @settings(max_examples=2 * FEW)
