@@ -129,7 +129,9 @@ def _introduction(results: Results, windows: int) -> str:
 
 Every figure here is measured on packed bytes that were written to disk, verified and read back:
 weights, and where a regime codes them the cache of keys and values and the inputs of all linears.
-Token embeddings and the tied head are int8 in all rows but float32's.
+Token embeddings and the tied head are int8 in all rows but float32's. Products are those of
+`--runtime float32`: what the bytes say, without the rounding of activations to int8 that makes the
+other runtimes fast ([performance](performance.md) says what it costs).
 
 - text: `{settings["text"]}`, windows of {settings["context"]} tokens that do not overlap, the first
   {windows} of them unless a table says otherwise; perplexity is the exponential of the mean over

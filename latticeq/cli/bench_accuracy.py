@@ -227,7 +227,7 @@ def _measure(
         folder = args.work / "models" / row.name
         kept = _kept(row, folder, args, settings)
         figures["quantize"] = _quantize(row, folder, args) if kept is None else kept
-    model = load(folder)
+    model = load(folder, runtime="float32")  # what the bytes say, not what rounding inputs adds
     start = time.perf_counter()
     windows = _windows(row, tokens, args)
     found = perplexity(model, tokens, context=args.context, windows=windows, progress=True)

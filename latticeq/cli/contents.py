@@ -171,7 +171,9 @@ def run_bits(config: dict[str, Any]) -> dict[str, Any]:
 def run_words(bits: dict[str, Any]) -> str:
     """Return what `run_bits` found, as a sentence."""
     inputs = bits["activation_bits"]
-    words = "inputs of linears not coded" if inputs == 32 else f"inputs of linears in {inputs:.3f} bits"
+    words = (
+        "inputs of linears not coded" if inputs == 32 else f"inputs of linears in {inputs:.3f} bits"
+    )
     return (
         f"running: {words}; the cache takes {bits['cache_nbytes_per_token']} bytes a token, "
         f"{bits['cache_bits']:.3f} bits a number"

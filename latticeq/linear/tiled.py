@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError
+from latticeq.jit import threads
 from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles, round_tile
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
@@ -30,6 +31,9 @@ __all__ = ["TILED_RUNTIMES", "TiledLinear", "check_input", "padded_scale", "read
 
 TILE_BYTES = 2**21
 """Of float32 at a time: decoded in one cache, multiplied from there."""
+
+GROUPS_A_THREAD = 4
+"""Row groups of a tile for each thread, at least: what one task of `multiply_panels` takes."""
 
 TILED_RUNTIMES = ("packed", "float32")
 """How tiles are multiplied: see above."""
@@ -172,7 +176,8 @@ class TiledLinear(ABC):
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """Yield the first row group and the number of row groups of each tile."""
-        step = max(1, TILE_BYTES // (4 * ROWS * self.in_features))
+        # Of a wide matrix few groups fill the cache, but each thread is to have its own.
+        step = max(1, GROUPS_A_THREAD * threads(), TILE_BYTES // (4 * ROWS * self.in_features))
         for first in range(0, self._groups, step):
             yield first, min(step, self._groups - first)
 

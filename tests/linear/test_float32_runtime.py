@@ -75,6 +75,7 @@ def test_the_size_of_tiles_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     linears = [one_of_each(np.random.default_rng(1), None, name) for name in tiled.TILED_RUNTIMES]
     before = [(tiles_of(f), f(x)) for group in linears for f in group]
     monkeypatch.setattr(tiled, "TILE_BYTES", 1)
+    monkeypatch.setattr(tiled, "GROUPS_A_THREAD", 0)
     assert [list(f.tiles()) for group in linears for f in group] == [[(0, 1), (1, 1)]] * len(before)
     for f, (tiles, y) in zip([f for group in linears for f in group], before, strict=True):
         assert tiles_of(f).tobytes() == tiles.tobytes()
