@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from latticeq.cli import machine
 from latticeq.cli.bench_model import Speed, measure
 from latticeq.cli.console import on_interrupt, say
-from latticeq.cli.contents import size_table
+from latticeq.cli.contents import read_config, size_table
 from latticeq.cli.generate import stream
 from latticeq.cli.progress import QuantizeProgress, compile_notice
+from latticeq.cli.runtime import chosen_runtime
 from latticeq.cli.tables import duration, folder_bytes, megabytes, table
 from latticeq.errors import InputError, LatticeqError
 
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     verified = verify(out, _bar)
     say(f"    {verified['tensors']} tensors and {verified['files']} files are as written")
 
-    original, packed = load(source), load(out)
+    original = load(source)
+    packed = load(out, runtime=chosen_runtime(out, "auto", read_config(out)))
     say("4/6 perplexity on held-out built-in text (lower is better)")
     compile_notice()
     scores = _perplexities(source, out, {"float32": original, "packed": packed})

@@ -96,7 +96,7 @@ def memory_words() -> str:
     floats, raw = rng.normal(size=384).astype(np.float32), rng.integers(0, 256, 256, np.uint8)
     f, i = np.zeros(1600, np.float32), np.zeros(800, np.int32)
     by_address = (array.ctypes.data for array in (ints, floats, raw))
-    kernel(programs.addresses)(*by_address, f, i)
+    kernel(programs.addresses)(*by_address, np.zeros(100, np.uint16), f, i)
     found = digest(f) + digest(i)
     kernel(programs.memory)(ints, floats, raw, f, i)
     return found + digest(f) + digest(i) + digest(raw)
