@@ -47,7 +47,9 @@ def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_runtime(folder: Path, choice: str, config: dict[str, Any]) -> str:
-    """Return "packed", "int8" or "float32", having said why if the choice was left to us.
+    """Return "packed", "int8" or "float32", having said why where it is not what was asked for.
+
+    Where inputs are coded, weights always run as stored, or in float32.
 
     Parameters
     ----------
@@ -58,10 +60,17 @@ def chosen_runtime(folder: Path, choice: str, config: dict[str, Any]) -> str:
     config : dict
         Its ``config.json``.
     """
-    entries = config.get("quantization_config", {}).get("tensors", {})
+    quantized = config.get("quantization_config", {})
+    entries = quantized.get("tensors", {})
     linears = [entry for name, entry in entries.items() if ".layers." in name]
-    if choice != "auto" or not linears:
-        return choice if linears else "packed"
+    if not linears:
+        return "packed"
+    if quantized.get("activations") is not None and choice in {"auto", "int8"}:
+        if choice == "int8":
+            say("runtime packed: int8 would round weights that meet coded inputs, as stored")
+        return "packed"
+    if choice != "auto":
+        return choice
     formats = sorted({str(entry["format"]) for entry in linears})
     cores = machine.physical_cores()
     wanted = [name for name in formats if name in _ALWAYS or cores < FEW_CORES.get(name, 0)]

@@ -2,7 +2,8 @@
 
 One token is multiplied fused: activations are rotated, rounded to int8 under one scale and
 multiplied by codewords as they are decoded, so that a layer's packed bytes are read once and
-nothing else is. Many tokens are multiplied by tiles, activations in float32.
+nothing else is. Many tokens, rounded likewise, meet tiles of points, each block under its own
+scale: weights are exactly what is stored either way. Runtime "float32" rounds no activations.
 
 Kernels read words of eight digits in four bits each, q from 9 to 16 as it is stored. Smaller q, and
 mixed radix, are widened to such words when the matrix is loaded; q over 16 is decoded by tiles for

@@ -1,11 +1,11 @@
 """What packed linears share: the rotation of the input, many tokens by tiles, and the bias.
 
-For many tokens tiles of rows are decoded to float32, transposed. Then, as the *runtime* says,
+For many tokens tiles of rows are decoded. Then, as the *runtime* says, they are
 
 - "packed": rounded to int8 under a scale a row and multiplied by tokens rounded to int8
-  (`latticeq.linear.int8_tiles`);
-- "float32": multiplied by BLAS as they are, tokens in float32: slower, and exactly what the packed
-  bytes say.
+  (`latticeq.linear.int8_tiles`); codewords need no rounding, see `latticeq.linear.nest`;
+- "float32": multiplied by BLAS in float32, tokens too: slower, and exactly what the packed bytes
+  say.
 
 A tile is used by all tokens before the next is decoded, so that decoding costs little beside the
 product.
