@@ -30,7 +30,7 @@ from latticeq.linear.nest_kernels import (
     split_fields,
 )
 from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
-from latticeq.linear.token import TokenProduct
+from latticeq.linear.token import TokenProduct, multiply_token
 from latticeq.storage.bits import ROWS, bit_width, pack_digits, unpack_digits, unpack_scale_index
 from latticeq.storage.formats.nest import PackedNest
 
@@ -71,7 +71,7 @@ class NestLinear(TiledLinear):
         if code.q <= WORD_Q:
             self._words = read_only(_widened(self._digits).view("<i4")[..., 0])
             self._tables = word_tables(code.q)
-        self._product: TokenProduct | None = None
+        self.product: TokenProduct | None = None
 
     @classmethod
     def apply_group(
@@ -84,16 +84,7 @@ class NestLinear(TiledLinear):
             return [linear(x) for linear in linears]
         for linear in linears:
             linear._check(x)
-        product = linears[0]._product_of(linears)
-        y = np.empty(product.size, np.float32)
-        product(np.ascontiguousarray(x[0]), y)
-        parts = product.parts(y)
-        return [f.finished(part[None]) for f, part in zip(linears, parts, strict=True)]
-
-    def _product_of(self, linears: Sequence[Self]) -> TokenProduct:
-        if self._product is None or self._product.linears != list(linears):
-            self._product = TokenProduct(linears)
-        return self._product
+        return multiply_token(linears, x)
 
     @property
     def groups(self) -> int:

@@ -18,7 +18,7 @@ from latticeq.errors import InputError
 from latticeq.linear.int8_kernels import multiply_rounded_token
 from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles
 from latticeq.linear.tiled import TiledLinear, check_input
-from latticeq.linear.token import TokenProduct
+from latticeq.linear.token import TokenProduct, multiply_token
 from latticeq.storage.bits import ROWS
 
 __all__ = ["RoundedLinear"]
@@ -54,6 +54,7 @@ class RoundedLinear:
         self.nbytes, self.dtype = inner.nbytes, inner.dtype
         self.rotation = inner.rotation
         self.bias = inner.bias
+        self.product: TokenProduct | None = None
         groups = -(-self.out_features // ROWS)
         self._words = np.empty((groups, self.in_features // 4, ROWS), np.int32)
         self._row_scale = np.empty(ROWS * groups, np.float32)
@@ -77,11 +78,7 @@ class RoundedLinear:
             return [linear(x) for linear in linears]
         x = np.ascontiguousarray(x)
         if len(x) == 1:
-            product = TokenProduct(linears)
-            y = np.empty(product.size, np.float32)
-            product(x[0], y)
-            parts = product.parts(y)
-            return [f._finished(part[None]) for f, part in zip(linears, parts, strict=True)]
+            return multiply_token(linears, x)
         rows = Int8Rows(x, first.rotation)
         return [linear.multiply_int8(rows) for linear in linears]
 
@@ -89,7 +86,7 @@ class RoundedLinear:
         """Multiply rotated tokens that are rounded to int8: (T, N) -> (T, M) float32."""
         out = np.empty((rows.padded, len(self._row_scale)), np.float32)
         multiply_tiles(self._words, self._row_scale, *rows.operands, 0, out)
-        return self._finished(out[: len(rows), : self.out_features])
+        return self.finished(out[: len(rows), : self.out_features])
 
     @property
     def groups(self) -> int:
@@ -109,7 +106,8 @@ class RoundedLinear:
         """Return the addresses of the words and the row scales."""
         return [self._words.ctypes.data, self._row_scale.ctypes.data]
 
-    def _finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+    def finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return products, contiguous and with the bias added."""
         y = np.ascontiguousarray(y)
         if self.bias is not None:
             y += self.bias

@@ -17,11 +17,19 @@ from latticeq.storage.bits import ROWS
 from latticeq.transforms.hadamard import hadamard_codes
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["TokenLinear", "TokenProduct"]
+__all__ = ["TokenLinear", "TokenProduct", "multiply_token"]
 
 
 class TokenLinear(Protocol):
-    """A packed linear with a kernel for one token."""
+    """A packed linear with a kernel for one token.
+
+    Attributes
+    ----------
+    product : TokenProduct, optional
+        The last product that this linear was the first of; `multiply_token` keeps it here.
+    """
+
+    product: TokenProduct | None
 
     @property
     def out_features(self) -> int: ...  # noqa: D102 - M, as of every linear
@@ -45,6 +53,10 @@ class TokenLinear(Protocol):
 
     def token_plan(self) -> list[int]:
         """Return this matrix's row of the kernel's plan, but for the last number."""
+        ...
+
+    def finished(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return products with the bias added."""
         ...
 
 
@@ -93,3 +105,19 @@ class TokenProduct:
         """Tell whether linears share a kernel for one token."""
         kinds = {getattr(linear, "token_kind", None) for linear in linears}
         return len(kinds) == 1 and None not in kinds
+
+
+def multiply_token(
+    linears: Sequence[TokenLinear], x: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Multiply one token by matrices of one `token_kind`: x (1, N) -> (1, M_i) float32 each.
+
+    Biases are added. The product is made anew only where the last one was of other matrices.
+    """
+    first = linears[0]
+    if first.product is None or first.product.linears != list(linears):
+        first.product = TokenProduct(linears)
+    y = np.empty(first.product.size, np.float32)
+    first.product(np.ascontiguousarray(x[0]), y)
+    parts = first.product.parts(y)
+    return [linear.finished(part[None]) for linear, part in zip(linears, parts, strict=True)]
