@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from latticeq.model.pull import pull
     from latticeq.model.quantize import quantize
     from latticeq.quantizers.nestquant import NestQuant
+    from latticeq.quantizers.pvq import PVQ
     from latticeq.quantizers.scalar import Int8, Scalar
     from latticeq.storage.checkpoint import verify
     from latticeq.transforms.rotation import Rotation
@@ -37,6 +38,7 @@ _HOMES = {
     "LatticeqError": "latticeq.errors",
     "MissingDependencyError": "latticeq.errors",
     "NestQuant": "latticeq.quantizers.nestquant",
+    "PVQ": "latticeq.quantizers.pvq",
     "Rotation": "latticeq.transforms.rotation",
     "Scalar": "latticeq.quantizers.scalar",
     "VerificationError": "latticeq.errors",
@@ -56,6 +58,7 @@ __all__ = [
     "LatticeqError",
     "MissingDependencyError",
     "NestQuant",
+    "PVQ",
     "Rotation",
     "Scalar",
     "VerificationError",

@@ -9,18 +9,21 @@ from latticeq.errors import InputError
 from latticeq.linear.grid import GridLinear
 from latticeq.linear.int8 import Int8Linear
 from latticeq.linear.nest import NestLinear
+from latticeq.linear.pvq import PVQLinear
 from latticeq.linear.rounded import RoundedLinear
 from latticeq.linear.tiled import TiledLinear
 from latticeq.storage.formats.base import Packed
 from latticeq.storage.formats.grid import PackedGrid
 from latticeq.storage.formats.int8 import PackedInt8
 from latticeq.storage.formats.nest import PackedNest
+from latticeq.storage.formats.pvq import PackedPVQ
 
 __all__ = [
     "RUNTIMES",
     "GridLinear",
     "Int8Linear",
     "NestLinear",
+    "PVQLinear",
     "PackedLinear",
     "RoundedLinear",
     "make_packed_linear",
@@ -65,10 +68,12 @@ def make_packed_linear(
 
 def make_tiled_linear(
     packed: Packed, bias: NDArray[np.float32] | None = None, runtime: str = "packed"
-) -> NestLinear | GridLinear | Int8Linear:
+) -> NestLinear | PVQLinear | GridLinear | Int8Linear:
     """Do what `make_packed_linear` does for the runtimes that keep a matrix as it is stored."""
     if isinstance(packed, PackedNest):
         return NestLinear(packed, bias, runtime)
+    if isinstance(packed, PackedPVQ):
+        return PVQLinear(packed, bias, runtime)
     if isinstance(packed, PackedGrid):
         return GridLinear(packed, bias, runtime)
     if isinstance(packed, PackedInt8):

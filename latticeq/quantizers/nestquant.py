@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from latticeq.codes.nested import CELLS, NestedCode
 from latticeq.errors import InputError
-from latticeq.quantizers.base import as_rows
 from latticeq.quantizers.betas import published_betas, tuned_betas
-from latticeq.quantizers.feedback import DAMPING, Factor, ldlq, rotated_factor
+from latticeq.quantizers.feedback import DAMPING, Factor, rotated_factor
+from latticeq.quantizers.unit_rows import encode_columns, unit_rows
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["NestQuant", "NestTensor", "is_radix_q", "nest_nbytes"]
@@ -278,51 +278,27 @@ class NestQuant:
         LatticeqError
             If the Hessian cannot be factored.
         """
-        single = hessian is None and np.asarray(x).dtype == np.float32
-        rows = as_rows(x, 8, np.float32 if single else np.float64)
-        n = rows.shape[1]
-        rotation = self.rotation(n)
-        row_scale = _row_scale(rows)
-        divisor = np.where(row_scale > 0, row_scale, 1).astype(rows.dtype)[:, None]
-        unit = rotation.apply(rows) / divisor
-        used = None
-        if hessian is None:
-            digits, scale_index = self.code.encode(unit.reshape(len(rows), -1, 8))
-        else:
-            factored = self.factor(hessian, damping)
-            digits, scale_index = self._feed_back(unit, factored)
-            used = factored.damping
-        return NestTensor(
-            np.shape(x), self.code, rotation, digits, scale_index, row_scale, used, self.packing
-        )
-
-    def _feed_back(
-        self, unit: NDArray[np.float64], factored: Factor
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        m, n = unit.shape
+        unit = unit_rows(x, 8, self.rotation, hessian is None)
+        factored = None if hessian is None else self.factor(hessian, damping)
+        m, n = unit.values.shape
         digits = np.empty((m, n // 8, 8), np.uint8)
         scale_index = np.empty((m, n // 8), np.uint8)
 
-        def take(columns: slice, target: NDArray[np.float64]) -> NDArray[Any]:
+        def take(columns: slice, target: NDArray[Any]) -> NDArray[Any]:
             blocks = slice(columns.start // 8, columns.stop // 8)
-            shaped = target.reshape(m, -1, 8).astype(np.float32)
-            digits[:, blocks], scale_index[:, blocks], values = self.code.encode_decoded(shaped)
+            encoded = self.code.encode_decoded(target.reshape(m, -1, 8))
+            digits[:, blocks], scale_index[:, blocks], values = encoded
             return values.reshape(target.shape)
 
-        ldlq(unit, factored, take)
-        return digits, scale_index
-
-
-def _row_scale(rows: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Return each row's root mean square in float16, refusing what it cannot hold."""
-    exact = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / rows.shape[1])
-    with np.errstate(over="ignore"):
-        scale: NDArray[np.float16] = exact.astype(np.float16)
-    bad = ~np.isfinite(scale) | ((scale == 0) & (exact > 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            f"row {row} has root mean square {exact[row]:.3g}, which float16 row scales cannot "
-            "hold (6e-8 to 65504); rescale the tensor"
+        encode_columns(unit.values, factored, take)
+        used = None if factored is None else factored.damping
+        return NestTensor(
+            np.shape(x),
+            self.code,
+            unit.rotation,
+            digits,
+            scale_index,
+            unit.row_scale,
+            used,
+            self.packing,
         )
-    return scale

@@ -25,6 +25,7 @@ from latticeq.storage.formats.d8 import PackedD8
 from latticeq.storage.formats.grid import PackedGrid
 from latticeq.storage.formats.int8 import PackedInt8
 from latticeq.storage.formats.nest import PackedNest
+from latticeq.storage.formats.pvq import PackedPVQ
 from latticeq.storage.safetensors import TensorFolder
 
 __all__ = [
@@ -46,7 +47,7 @@ FORMAT_VERSION = 1
 CHECKSUMS = "checksums.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
-_KINDS: tuple[type[Packed], ...] = (PackedNest, PackedD8, PackedGrid, PackedInt8)
+_KINDS: tuple[type[Packed], ...] = (PackedNest, PackedD8, PackedPVQ, PackedGrid, PackedInt8)
 
 FORMATS: dict[str, type[Packed]] = {name: kind for kind in _KINDS for name in kind.names}
 """The class of each format by its name in config.json."""

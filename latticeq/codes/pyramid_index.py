@@ -1,0 +1,205 @@
+"""Kernels that number the words of a pyramid code, and find the word of a number.
+
+Words are in Fischer's order: by the magnitude of the first coordinate, a positive one before its
+negative, then by the coordinates after it. With N(m, k) the words of m coordinates and k pulses,
+C(m, k) = N(m, 0) + … + N(m, k), and N(m+1, k) = C(m, k) + C(m, k−1), the words whose first
+coordinate of m + 1 has a magnitude below b number
+
+    N(m+1, k) − 2 C(m, k−b).
+
+So one table of C serves both ways. Its numbers, and the indices, have as many words of 64 bits
+("limbs", the lowest first) as the code needs; with one limb they are plain integers.
+
+Source: Fischer, *A pyramid vector quantizer*, IEEE Trans. IT 32(4), 1986, section III.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from latticeq.jit import kernel, prange
+
+__all__ = ["rank_words", "unrank_into", "unrank_words"]
+
+CHUNK = 64
+"""Rows that share their scratch arrays."""
+
+_ONE = np.uint64(1)
+_TOP = np.uint64(63)
+
+
+@kernel(parallel=True)
+def rank_words(words: Any, table: Any, index: Any) -> None:
+    """Number words.
+
+    Parameters
+    ----------
+    words : (R, n) int16
+    table : (n, K + 2, limbs) uint64
+        At (m, j): C(m, j − 1), which is 0 for j = 0.
+    index : (R, limbs) uint64, output
+    """
+    for row in prange(len(words)):
+        if table.shape[2] == 1:
+            index[row, 0] = _rank_narrow(words[row], table)
+        else:
+            _rank(words[row], table, index[row])
+
+
+@kernel
+def _rank_narrow(word: Any, table: Any) -> Any:
+    n, k, index = len(word), np.int64(table.shape[1] - 2), np.uint64(0)
+    for i in range(n):
+        m, y = n - 1 - i, np.int64(word[i])
+        if y != 0:
+            rest = k - abs(y)
+            index += table[m, k + 1, 0] + table[m, k, 0] - table[m, rest + 1, 0]
+            index -= table[m, rest + 1, 0] if y > 0 else table[m, rest, 0]
+            k = rest
+    return index
+
+
+@kernel
+def _rank(word: Any, table: Any, index: Any) -> None:
+    n, k = len(word), np.int64(table.shape[1] - 2)
+    index[:] = 0
+    for i in range(n):
+        y = np.int64(word[i])
+        if y != 0:
+            row = table[n - 1 - i]
+            rest = k - abs(y)
+            _add(index, row[k + 1])
+            _add(index, row[k])
+            _subtract(index, row[rest + 1])
+            _subtract(index, row[rest + 1] if y > 0 else row[rest])
+            k = rest
+
+
+@kernel(parallel=True)
+def unrank_words(index: Any, size: Any, table: Any, words: Any) -> None:
+    """Find the words of numbers.
+
+    Parameters
+    ----------
+    index : (R, limbs) uint64
+        Each below the size: others give words that mean nothing.
+    size : (limbs,) uint64
+        N(n, K), the number of all words.
+    table : (n, K + 2, limbs) uint64
+        As in `rank_words`.
+    words : (R, n) int16, output
+    """
+    rows = len(index)
+    for chunk in prange((rows + CHUNK - 1) // CHUNK):
+        left = np.empty_like(size)
+        first = np.int64(chunk) * CHUNK
+        for row in range(first, min(rows, first + CHUNK)):
+            left[:] = index[row]
+            unrank_into(left, size, table, words[row])
+
+
+@kernel
+def unrank_into(index: Any, size: Any, table: Any, word: Any) -> None:
+    """Find the word of one number, (limbs,) uint64, which is used up."""
+    if len(size) == 1:
+        _unrank_narrow(size[0] - index[0], table, word)
+    else:
+        # From the number of words before it to that of words after it, itself included.
+        for w in range(len(size)):
+            index[w] = ~index[w]
+        _add(index, size)
+        _add_one(index)
+        _unrank(index, table, word)
+
+
+@kernel
+def _unrank_narrow(left: Any, table: Any, word: Any) -> None:
+    """Do what `_unrank` does with plain integers."""
+    n, k = len(word), np.int64(table.shape[1] - 2)
+    for i in range(n):
+        m, rest = n - 1 - i, k
+        while rest > 0 and left <= table[m, rest, 0] << _ONE:
+            rest -= 1
+        below, magnitude = table[m, rest, 0], k - rest
+        left -= below << _ONE
+        if magnitude > 0:
+            same = table[m, rest + 1, 0] - below
+            if left > same:
+                left -= same
+            else:
+                magnitude = -magnitude
+        word[i] = magnitude
+        k = rest
+
+
+@kernel
+def _unrank(left: Any, table: Any, word: Any) -> None:
+    """Find the word after which `left` words remain, itself included; `left` is used up."""
+    n, k = len(word), np.int64(table.shape[1] - 2)
+    for i in range(n):
+        row = table[n - 1 - i]
+        rest = k
+        while rest > 0 and not _exceeds_twice(left, row[rest]):
+            rest -= 1
+        _subtract(left, row[rest])
+        _subtract(left, row[rest])
+        magnitude = k - rest
+        if magnitude > 0:  # the positive words come first: N(m, rest) and more remain
+            _add(left, row[rest])
+            if _exceeds(left, row[rest + 1]):
+                _subtract(left, row[rest + 1])
+            else:
+                _subtract(left, row[rest])
+                magnitude = -magnitude
+        word[i] = magnitude
+        k = rest
+
+
+@kernel(inline=True)
+def _add(total: Any, term: Any) -> None:
+    carry = np.uint64(0)
+    for w in range(len(total)):
+        part = total[w] + term[w]
+        whole = part + carry
+        carry = np.uint64((part < term[w]) | (whole < part))
+        total[w] = whole
+
+
+@kernel(inline=True)
+def _add_one(total: Any) -> None:
+    for w in range(len(total)):
+        total[w] += _ONE
+        if total[w] != 0:
+            break
+
+
+@kernel(inline=True)
+def _subtract(total: Any, term: Any) -> None:
+    borrow = np.uint64(0)
+    for w in range(len(total)):
+        part = total[w] - term[w]
+        whole = part - borrow
+        borrow = np.uint64((total[w] < term[w]) | (part < borrow))
+        total[w] = whole
+
+
+@kernel(inline=True)
+def _exceeds(left: Any, right: Any) -> Any:
+    """Tell whether left > right."""
+    for w in range(len(left) - 1, -1, -1):
+        if left[w] != right[w]:
+            return left[w] > right[w]
+    return False
+
+
+@kernel(inline=True)
+def _exceeds_twice(left: Any, right: Any) -> Any:
+    """Tell whether left > 2·right, which has no more limbs than a number of words."""
+    for w in range(len(left) - 1, -1, -1):
+        low = right[w - 1] >> _TOP if w > 0 else np.uint64(0)
+        double = (right[w] << _ONE) | low
+        if left[w] != double:
+            return left[w] > double
+    return False
