@@ -27,6 +27,11 @@ _PUBLISHED: dict[str, Any] = {
 
 _PLAIN: dict[str, Any] = {"smoothing": 0.0, "key_offset": False}
 
+_PVQ: dict[str, Any] = {"method": "pvq"}
+
+RATES = (2.0, 2.5, 3.0, 3.25, 3.5, 4.0, 4.5, 5.0)
+"""Bits of PVQ's curve, besides those of its other rows."""
+
 _G64: dict[str, Any] = {"method": "int4", "group": 64}
 
 
@@ -68,6 +73,12 @@ def _weights() -> Iterator[Row]:
         "nest8": ("NestQuant q=8 k=4", {"q": 8}, every[2:]),
         "published": ("NestQuant q=14 k=4 as published", _PUBLISHED, every[1:2]),
         "nest-fitted": ("NestQuant q=16 k=4, scales fitted", {"betas": "fitted"}, every[2:]),
+        "pvq": ("PVQ groups of 16", _PVQ, every),
+        **{
+            f"pvq{bits:g}": (f"PVQ groups of 16, {bits:g} bits", {**_PVQ, "bits": bits}, every[1:2])
+            for bits in RATES
+        },
+        "pvq-g32": ("PVQ groups of 32", {**_PVQ, "group": 32}, every[1:2]),
         "int4": ("int4 per row, clip search", {"method": "int4"}, every),
         "int4-g128": ("int4 in groups of 128", {"method": "int4", "group": 128}, every[1:2]),
         "int4-g64": ("int4 in groups of 64", _G64, every),
@@ -95,6 +106,9 @@ def _cache() -> Iterator[Row]:
     yield Row("kv-nest-ldlq-values-plain", label, {**centred, "rotate_values": False})
     published = {**_PUBLISHED, **regime, "feedback": "ldlq"}
     yield Row("kv-published-ldlq", "NestQuant q=14 k=4 as published", published, True)
+    pvq = {**_PVQ, **regime}
+    yield Row("kv-pvq-ldlq", "PVQ groups of 16, keys centred", {**pvq, "feedback": "ldlq"})
+    yield Row("kv-pvq-qa-ldlq", "PVQ groups of 16, keys centred", {**pvq, "feedback": "qa-ldlq"})
     for method in SCALARS:
         options = {**regime, "method": method, "feedback": "ldlq"}
         label = "int4, asymmetric cache" if method == "int4" else method.upper()
@@ -110,6 +124,11 @@ def _activations() -> Iterator[Row]:
     yield Row("a-nest-ldlq", helped, {**aware, "feedback": "ldlq"})
     published = {**_PUBLISHED, **aware, "qa_form": "isotropic"}
     yield Row("a-published", "NestQuant q=14 k=4 as published", published, True)
+    pvq = {**_PVQ, **aware}
+    label = "PVQ groups of 16, smoothed, keys centred"
+    for feedback in ("none", "ldlq"):
+        yield Row(f"a-pvq-{feedback}", label, {**pvq, "feedback": feedback})
+    yield Row("a-pvq-general", label, pvq)
     forms = ("none", "ldlq", "isotropic", "diagonal", "full", "general")
     few = ("none", "ldlq", "isotropic", "general")
     methods: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {

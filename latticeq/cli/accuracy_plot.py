@@ -49,7 +49,7 @@ def draw_perplexity(results: Mapping[str, Mapping[str, Any]], windows: int, path
 
 
 def _family(name: str) -> str:
-    for family in ("int4", "nf4", "mxfp4", "nvfp4"):
+    for family in ("pvq", "int4", "nf4", "mxfp4", "nvfp4"):
         if f"-{family}" in name:
             return family if family == "int4" else family.upper()
     return "NestQuant"

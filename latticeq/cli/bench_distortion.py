@@ -72,13 +72,16 @@ class Row:
 
 def methods() -> list[tuple[str, str, Quantizer]]:
     """Return name, family and quantizer of every method, in the order of the table."""
-    from latticeq import NestQuant, Scalar
+    from latticeq import PVQ, NestQuant, Scalar
 
     def nest(name: str, **settings: Any) -> tuple[str, str, Quantizer]:
         return f"NestQuant {name}", "NestQuant", NestQuant(**settings)
 
     def scalar(name: str, kind: str, **settings: Any) -> tuple[str, str, Quantizer]:
         return name, kind.upper() if kind != "int4" else kind, Scalar(kind, **settings)
+
+    def pvq(group: int, bits: float) -> tuple[str, str, Quantizer]:
+        return f"PVQ groups of {group}, {bits:g} bits", "PVQ", PVQ(group, bits)
 
     published: dict[str, Any] = {"q": 14, "k": 4, "betas": "published"}
     return [
@@ -90,6 +93,10 @@ def methods() -> list[tuple[str, str, Quantizer]]:
         nest("cubic q=16 k=8", q=16, k=8, shaping="cubic"),
         nest("d8 q=16 k=8", q=16, k=8, shaping="d8"),
         nest("nestquantm q=16 k=4", q=16, k=4, simplified="nestquantm"),
+        *(pvq(16, bits) for bits in (2, 2.5, 3, 3.25, 3.5, 4, 4.25, 4.5, 5)),
+        pvq(8, 4.25),
+        pvq(32, 4.25),
+        pvq(64, 4.25),
         scalar("int4 per row", "int4"),
         scalar("int4 groups of 128", "int4", group=128),
         scalar("int4 groups of 32", "int4", group=32),

@@ -14,6 +14,7 @@ SUFFIXES = (".png", ".svg")
 
 MARKS = {
     "NestQuant": ("o", "#0b6e4f"),
+    "PVQ": ("P", "#1f5fa8"),
     "int4": ("s", "#6c757d"),
     "NF4": ("D", "#8e5ea2"),
     "MXFP4": ("v", "#c44536"),

@@ -105,13 +105,7 @@ def stored_tensors(folder: TensorFolder, config: dict[str, Any]) -> list[Stored]
         own = [f"{name}.{suffix}" for suffix in stored_shapes(entry)]
         nbytes = sum(folder.info(array).nbytes for array in own)
         arrays.difference_update(own)
-        words = entry["format"]
-        if "q" in entry:
-            cell = "" if words == "voronoi" else f" {words}"
-            words = f"nestquant{cell} q={entry['q']} k={entry['k']}"
-        elif "group" in entry:
-            words = f"{words} group={entry['group']}"
-        found.append(Stored(name, tuple(entry["shape"]), words, nbytes))
+        found.append(Stored(name, tuple(entry["shape"]), format_words(entry), nbytes))
     for name in sorted(arrays):
         info = folder.info(name)
         found.append(Stored(name, info.shape, info.dtype, info.nbytes))
@@ -125,7 +119,8 @@ def format_words(entry: Mapping[str, Any]) -> str:
         cell = "" if name == "voronoi" else f" {name}"
         radix = " radix" if entry.get("packing") == "radix" else ""
         return f"nestquant q={entry['q']} k={entry['k']}{cell}{radix}"
-    return f"{name} group={entry['group']}" if "group" in entry else str(name)
+    pulses = f" pulses={entry['pulses']} gain_bits={entry['gain_bits']}" if name == "pvq" else ""
+    return f"{name} group={entry['group']}{pulses}" if "group" in entry else str(name)
 
 
 def run_bits(config: dict[str, Any]) -> dict[str, Any]:

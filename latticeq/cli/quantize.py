@@ -57,9 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_code(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--method",
-        choices=["nestquant", "int4", "nf4", "mxfp4", "nvfp4"],
+        choices=["nestquant", "pvq", "int4", "nf4", "mxfp4", "nvfp4"],
         default="nestquant",
-        help="nested E8 lattices (default), or the scalar formats they are compared with",
+        help="nested E8 lattices (default); pyramid codes, for any number of bits from 1 to 8; or "
+        "the scalar formats they are compared with",
     )
     group.add_argument(
         "--regime",
@@ -104,7 +105,24 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=int,
         default=None,
-        help="weights that share a scale, for int4 (default: a row) and nf4 (default: 64)",
+        help="weights that share a scale, for int4 (default: a row) and nf4 (default: 64), or a "
+        "word and a gain, for pvq (default: 16; larger groups lose a little less and take longer)",
+    )
+    group.add_argument(
+        "--bits",
+        metavar="X",
+        type=float,
+        default=4.25,
+        help="bits a weight for pvq, such as 3.25 or 4.25 (default %(default)s); a row's scale "
+        "comes on top, 16 bits a row",
+    )
+    group.add_argument(
+        "--gain-bits",
+        metavar="N",
+        type=int,
+        default=None,
+        help="how many of pvq's bits a group spends on its length, 0 to 8 (default: what loses "
+        "least on Gaussian weights, see --dry-run)",
     )
     group.add_argument(
         "--betas",
@@ -127,7 +145,7 @@ def _add_code(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="take the mean key of each head out of keys before they are coded, which attention "
-        "does not see (default: where nestquant codes them)",
+        "does not see (default: where nestquant or pvq codes them)",
     )
     group.add_argument(
         "--rotate-values",
@@ -180,7 +198,7 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=None,
         help="move the scale of channels from activations into weights, 0 to 1 (default 0.5 where "
-        "nestquant codes activations, else 0)",
+        "nestquant or pvq codes activations, else 0)",
     )
     group.add_argument(
         "--damping",
@@ -280,6 +298,8 @@ def _options(args: argparse.Namespace, longest: int) -> Options:
         shaping=args.shaping,
         packing=args.packing,
         group=args.group,
+        bits=args.bits,
+        gain_bits=args.gain_bits,
         betas=args.betas,
         selection=args.selection,
         rotate=args.rotate,

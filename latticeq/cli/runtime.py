@@ -27,7 +27,7 @@ From the bytes a core decodes in a second beside those that memory delivers to a
 without a kernel for one token always take int8, and cell cubic never does.
 """
 
-_ALWAYS = ("int4", "nf4", "mxfp4", "nvfp4")
+_ALWAYS = ("pvq", "int4", "nf4", "mxfp4", "nvfp4")
 
 _SHARE = 0.5
 """Of the memory that is free, for int8 weights."""

@@ -141,6 +141,8 @@ def _tiny_settings() -> list[tuple[str, str, dict[str, Any]]]:
         ("cubic", "cubic q=16 k=8", {}),
         ("d8", "d8 q=16 k=8", {}),
         ("nestquantm", "nestquantm q=16 k=4", {}),
+        ("pvq, weights", "pvq groups of 16", {"method": "pvq", "regime": "w"}),
+        ("pvq, all", "pvq groups of 16", {"method": "pvq", "regime": "w+kv+a"}),
         ("int4, weights", grid, {"method": "int4", "regime": "w"}),
         ("int4, all", grid, {"method": "int4", "regime": "w+kv+a"}),
         ("nf4", "nf4 groups of 64", {"method": "nf4", "regime": "w"}),

@@ -17,7 +17,7 @@ from latticeq.jit import kernel, prange
 from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.pvq import PackedPVQ
-from latticeq.storage.wide_bits import read_wide
+from latticeq.codes.bit_fields import read_field
 
 __all__ = ["PVQLinear"]
 
@@ -101,10 +101,10 @@ def _dequantize_groups(
         for block in range(index.shape[1]):
             for row in range(ROWS):
                 left[-1] = 0  # an index of 64 bits may have a limb less than the number of words
-                read_wide(index[group, block], bits * row, bits, left[: (bits + 63) >> 6])
+                read_field(index[group, block], bits * row, bits, left[: (bits + 63) >> 6])
                 unrank_into(left, size, table, word)
                 if gain_bits > 0:
-                    read_wide(gain_index[group, block], gain_bits * row, gain_bits, chosen)
+                    read_field(gain_index[group, block], gain_bits * row, gain_bits, chosen)
                 norm = np.float32(0)
                 for i in range(n):
                     norm += np.float32(word[i]) * np.float32(word[i])

@@ -9,14 +9,15 @@ from latticeq.errors import InputError
 from latticeq.model.llama import BLOCK_LINEARS
 from latticeq.model.run_coding import CacheCoding, RunCoding
 from latticeq.quantizers.betas import published_betas
-from latticeq.quantizers.coding import Coding, NestCoding, ScalarCoding
+from latticeq.quantizers.coding import Coding, NestCoding, PVQCoding, ScalarCoding
 from latticeq.quantizers.feedback import DAMPING
 from latticeq.quantizers.nestquant import NestQuant
+from latticeq.quantizers.pvq import PVQ
 from latticeq.quantizers.scalar import Scalar
 
 __all__ = ["FITTED", "METHODS", "REGIMES", "SMOOTHING", "STRENGTH", "Options"]
 
-METHODS = ("nestquant", "int4", "nf4", "mxfp4", "nvfp4")
+METHODS = ("nestquant", "pvq", "int4", "nf4", "mxfp4", "nvfp4")
 REGIMES = ("w", "w+kv", "w+kv+a")
 FEEDBACKS = ("none", "ldlq", "qa-ldlq")
 QA_FORMS = ("general", "isotropic", "diagonal", "full")
@@ -29,6 +30,12 @@ STRENGTH = 0.5
 
 SMOOTHING = 0.5
 """The exponent of `latticeq.model.smoothing` where activations are coded."""
+
+_SPHERICAL = ("nestquant", "pvq")
+"""The methods that code directions well and outliers badly: smoothing and centring help them."""
+
+_LONG_ROW = 64
+"""Groups of the row whose law of gains says how PVQ's bits are split where rows are coded."""
 
 _ACTIVATION_CLIP = 0.9
 _CACHE_CLIP = 0.95
@@ -50,7 +57,11 @@ class Options:
         those published for their kind. Betas may also be "fitted", to what is really coded (see
         `latticeq.model.fitting`), or a mapping with a set for each name of `scale_kinds`.
     group : int, optional
-        Of `Scalar`: entries of a weight's row that share a scale.
+        Of `Scalar`: entries of a weight's row that share a scale. Of `PVQ`: those that share a word
+        and a gain, 16 if omitted.
+    bits : float
+    gain_bits : int, optional
+        Of `PVQ`.
     rotate, seed
         Of either.
     feedback : "none", "ldlq" or "qa-ldlq"
@@ -63,10 +74,10 @@ class Options:
     damping : float
         Relative damping of the Hessians.
     smoothing : float, optional
-        The exponent of `latticeq.model.smoothing`, 0 for none; 0.5 where NestQuant codes
+        The exponent of `latticeq.model.smoothing`, 0 for none; 0.5 where NestQuant or PVQ codes
         activations and 0 elsewhere if omitted.
     key_offset : bool, optional
-        Whether the mean key of each head is taken out of keys; NestQuant's default.
+        Whether the mean key of each head is taken out of keys; NestQuant's default, and PVQ's.
     rotate_values : bool
         Whether the cache codes values rotated over the head, as it does keys.
     embedding : "int8" or "keep"
@@ -91,6 +102,8 @@ class Options:
     selection: str = "opt"
     packing: str = "digits"
     group: int | None = None
+    bits: float = 4.25
+    gain_bits: int | None = None
     rotate: str = "hadamard"
     seed: int | None = None
     feedback: str = "qa-ldlq"
@@ -155,14 +168,14 @@ class Options:
         """The exponent of smoothing, 0 for none."""
         if self.smoothing is not None:
             return self.smoothing
-        return SMOOTHING if self.method == "nestquant" and self.regime == "w+kv+a" else 0.0
+        return SMOOTHING if self.method in _SPHERICAL and self.regime == "w+kv+a" else 0.0
 
     @property
     def centres_keys(self) -> bool:
         """Whether keys are coded less their mean."""
         if self.regime == "w":
             return False
-        return self.method == "nestquant" if self.key_offset is None else self.key_offset
+        return self.method in _SPHERICAL if self.key_offset is None else self.key_offset
 
     @property
     def strength(self) -> float:
@@ -171,8 +184,11 @@ class Options:
             return self.qa_strength
         return STRENGTH if self.qa_form == "general" else 1.0
 
-    def quantizer(self, name: str = BLOCK_LINEARS[0]) -> NestQuant | Scalar:
+    def quantizer(self, name: str = BLOCK_LINEARS[0]) -> NestQuant | PVQ | Scalar:
         """Return the quantizer of a linear of `BLOCK_LINEARS`; they differ in their scales only."""
+        if self.method == "pvq":
+            group = 16 if self.group is None else self.group
+            return PVQ(group, self.bits, self.gain_bits, rotate=self.rotate, seed=self.seed)
         if self.method != "nestquant":
             return Scalar(self.method, self.group, self.rotate, seed=self.seed)  # type: ignore[arg-type]
         return NestQuant(
@@ -214,6 +230,9 @@ class Options:
         quantizer = self.quantizer()
         if isinstance(quantizer, Scalar):
             return ScalarCoding(self.method, self.group)
+        if isinstance(quantizer, PVQ):
+            split = quantizer.split(_LONG_ROW * quantizer.group)
+            return PVQCoding(quantizer.group, split.pulses, split.gain_bits)
         code, betas = quantizer.code, self._betas(kind)
         if isinstance(betas, str):
             betas = published_betas(kind, self.q) if betas == "published" else code.betas

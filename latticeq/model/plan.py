@@ -12,6 +12,7 @@ from latticeq.model.options import Options
 from latticeq.model.source import is_gguf, model_config
 from latticeq.quantizers.grid_tensor import grid_nbytes
 from latticeq.quantizers.nestquant import NestQuant, nest_nbytes
+from latticeq.quantizers.pvq import PVQ, pvq_nbytes
 from latticeq.quantizers.scalar import Scalar, int8_nbytes
 
 __all__ = ["PlannedTensor", "disk_bytes", "plan"]
@@ -56,6 +57,9 @@ def plan(source: Path, options: Options) -> list[PlannedTensor]:
     if weights is not None and weights.entries:
         raise InputError(f"{source} is quantized already; give the folder of the float model")
     quantizer = options.quantizer()
+    if (cache := options.run_coding().cache) is not None:
+        with context(f"head_dim of {config.head_dim}, in which keys and values are coded"):
+            cache.coding(config.head_dim, None)
     rows = []
     for name, shape in _matrices(config).items():
         size = (shape[0], shape[1])
@@ -84,7 +88,7 @@ def disk_bytes(planned: list[PlannedTensor], is_converted: bool) -> int:
 
 
 def _planned_linear(
-    name: str, size: tuple[int, int], quantizer: NestQuant | Scalar
+    name: str, size: tuple[int, int], quantizer: NestQuant | PVQ | Scalar
 ) -> PlannedTensor:
     _check_columns(name, size, quantizer)
     with context(name):
@@ -92,23 +96,28 @@ def _planned_linear(
     return PlannedTensor(name, size, text, *_bits(nbytes, size), rotation.describe())
 
 
-def _check_columns(name: str, size: tuple[int, int], quantizer: NestQuant | Scalar) -> None:
-    block = 8
+def _check_columns(name: str, size: tuple[int, int], quantizer: NestQuant | PVQ | Scalar) -> None:
+    block = quantizer.group if isinstance(quantizer, PVQ) else 8
     if isinstance(quantizer, Scalar):  # int4 and nf4 have a shorter last group where need be
         block = quantizer.group_size(size[1]) if quantizer.is_float else 1
     if size[1] % block:
         raise InputError(
             f"{name} has {size[1]} columns; this method codes blocks of {block} and needs a "
-            f"multiple of {block}: choose another --method"
+            f"multiple of {block}: choose another --method or --group"
         )
 
 
-def _size(quantizer: NestQuant | Scalar, size: tuple[int, int]) -> tuple[str, int]:
+def _size(quantizer: NestQuant | PVQ | Scalar, size: tuple[int, int]) -> tuple[str, int]:
     """Return how a method is called, and the bytes that it makes of a matrix."""
     if isinstance(quantizer, Scalar):
         group = quantizer.group_size(size[1])
         nbytes = grid_nbytes(*size, quantizer.kind, group, quantizer.symmetric)
         return f"{quantizer.kind} group={group}", nbytes
+    if isinstance(quantizer, PVQ):
+        split, group = quantizer.split(size[1]), quantizer.group
+        spent = f"pulses={split.pulses} ({split.shape_bits} bits), gains {split.gain_bits} bits"
+        nbytes = pvq_nbytes(*size, group, split.shape_bits, split.gain_bits)
+        return f"pvq group={group} {spent}", nbytes
     text = f"nestquant q={quantizer.q} k={quantizer.k}"
     cell, packing = quantizer.cell, quantizer.packing
     return text, nest_nbytes(*size, quantizer.q, quantizer.k, cell, packing)

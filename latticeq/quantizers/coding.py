@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latticeq.codes.nested import NestedCode
-from latticeq.errors import FormatError, LatticeqError
+from latticeq.codes.pyramid import PyramidCode
+from latticeq.errors import FormatError, InputError, LatticeqError
+from latticeq.quantizers.gains import MAX_GAIN_BITS
 from latticeq.quantizers.scalar import KINDS, Scalar
 
 if TYPE_CHECKING:
     from latticeq.quantizers.rows import RowCodec
 
-__all__ = ["Coding", "NestCoding", "ScalarCoding", "coding_from_config"]
+__all__ = ["Coding", "NestCoding", "PVQCoding", "ScalarCoding", "coding_from_config"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,45 @@ class NestCoding:
     def to_config(self) -> dict[str, Any]:
         """Return what config.json keeps."""
         return {"method": "nestquant", **asdict(self), "betas": list(self.betas)}
+
+
+@dataclass(frozen=True)
+class PVQCoding:
+    """Rows as gain and shape, the shapes words of a pyramid code.
+
+    Parameters
+    ----------
+    group : int
+        Entries of a word.
+    pulses : int
+        Of words.
+    gain_bits : int
+        Of a group, 0 to 8.
+
+    Raises
+    ------
+    InputError
+        If they make no code.
+    """
+
+    group: int
+    pulses: int
+    gain_bits: int
+
+    def __post_init__(self) -> None:
+        PyramidCode(self.group, self.pulses)
+        if not 0 <= self.gain_bits <= MAX_GAIN_BITS:
+            raise InputError(f"gain_bits is {self.gain_bits}; it must be from 0 to {MAX_GAIN_BITS}")
+
+    def codec(self, n: int) -> RowCodec:
+        """Return the codec of rows of length n."""
+        from latticeq.quantizers.pvq_rows import PVQRowCodec
+
+        return PVQRowCodec(PyramidCode(self.group, self.pulses), self.gain_bits, n)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what config.json keeps."""
+        return {"method": "pvq", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -111,10 +152,11 @@ class ScalarCoding:
         return {"method": values.pop("kind"), **values}
 
 
-Coding = NestCoding | ScalarCoding
+Coding = NestCoding | PVQCoding | ScalarCoding
 
 _FIELDS: dict[str, dict[str, Any]] = {
     "nestquant": {"q": int, "betas": list, "cell": str},
+    "pvq": {"group": int, "pulses": int, "gain_bits": int},
     "scalar": {
         "group": (int, type(None)),
         "symmetric": bool,
@@ -138,11 +180,11 @@ def coding_from_config(entry: Any) -> Coding:
     >>> coding_from_config(coding.to_config()) == coding
     True
     """
-    methods = ("nestquant", *KINDS)
+    methods = ("nestquant", "pvq", *KINDS)
     method = entry.get("method") if isinstance(entry, Mapping) else None
     if method not in methods:
         raise FormatError(f"is {entry!r:.80}; its method must be one of {', '.join(methods)}")
-    fields = _FIELDS["nestquant" if method == "nestquant" else "scalar"]
+    fields = _FIELDS["scalar" if method in KINDS else method]
     values = {name: value for name, value in entry.items() if name != "method"}
     for name, value in values.items():
         allowed: Any = fields.get(name)
@@ -150,8 +192,10 @@ def coding_from_config(entry: Any) -> Coding:
         if allowed is None or not isinstance(value, allowed) or (is_bool and allowed is not bool):
             raise FormatError(f"{name} is {value!r:.80}; fields are {', '.join(fields)}")
     try:
-        if method != "nestquant":
+        if method in KINDS:
             return ScalarCoding(method, **values)
+        if method == "pvq":
+            return PVQCoding(**values)
         numbers = [float(beta) for beta in values.pop("betas", [])]
         return NestCoding(betas=tuple(numbers), **values)
     except (LatticeqError, TypeError, ValueError, OverflowError) as error:

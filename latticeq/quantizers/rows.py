@@ -24,6 +24,7 @@ __all__ = [
     "RowCodec",
     "checked_bytes",
     "checked_rows",
+    "normalise",
     "read_integer",
     "write_integer",
 ]
@@ -85,6 +86,16 @@ def checked_bytes(rows: Any, count: int) -> NDArray[np.uint8]:
             f"coded rows are {raw.dtype} {raw.shape}; this codec takes uint8 (R, {count})"
         )
     return np.ascontiguousarray(raw)
+
+
+def normalise(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """Return rows (R, n) over their root mean square in float16, and the bits of that, (R,).
+
+    Rows without one, such as zeros and those with an entry that is not finite, become zeros.
+    """
+    unit, norms = np.empty_like(rows), np.empty(len(rows), np.uint16)
+    _normalise(rows, unit, norms)
+    return unit, norms
 
 
 @kernel(inline=True)
@@ -191,10 +202,8 @@ class NestRowCodec:
             If the shape is another.
         """
         rows = checked_rows(x, self.n)
-        blocks = np.empty((len(rows), self.n // 8, 8), np.float32)
-        norms = np.empty(len(rows), np.uint16)
-        _normalise(rows, blocks.reshape(rows.shape), norms)
-        digits, index = self.code.encode(blocks)
+        unit, norms = normalise(rows)
+        digits, index = self.code.encode(unit.reshape(len(rows), -1, 8))
         coded = np.empty((len(rows), self.row_nbytes), np.uint8)
         if self.is_d8:
             digits = join_d8(digits, index, self.code.q)
