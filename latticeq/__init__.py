@@ -52,13 +52,13 @@ _HOMES = {
 """Where each public name lives; `__getattr__` brings it from there."""
 
 __all__ = [
+    "PVQ",
     "FormatError",
     "InputError",
     "Int8",
     "LatticeqError",
     "MissingDependencyError",
     "NestQuant",
-    "PVQ",
     "Rotation",
     "Scalar",
     "VerificationError",

@@ -104,3 +104,15 @@ def pack_d8(digits: Bytes, scale_index: Bytes, q: int) -> Bytes:
                 fields = [d[0] % q, *d[1:4], *(d[4 + j] // 2 * 2 + spare[j] for j in range(4))]
                 out += joined(fields, w).to_bytes(w, "little")
     return np.frombuffer(bytes(out), np.uint8).reshape(-1, digits.shape[1], ROWS, w)
+
+
+def pack_wide(integers: list[list[int]], bits: int) -> Bytes:
+    """Pack integers, M lists of blocks: for every group and block, one integer of 2 b bytes."""
+    blocks = len(integers[0])
+    rows = [*integers, *[[0] * blocks] * (-len(integers) % ROWS)]
+    out = bytearray()
+    for first in range(0, len(rows), ROWS):
+        for block in range(blocks):
+            fields = [row[block] for row in rows[first : first + ROWS]]
+            out += joined(fields, bits).to_bytes(2 * bits, "little")
+    return np.frombuffer(bytes(out), np.uint8).reshape(-1, blocks, 2 * bits)

@@ -22,7 +22,7 @@ How far is known: with θ the angle between x and a word at hand, a better word 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ Vector = NDArray[np.float64]
 Word = NDArray[np.int64]
 
 
-@lru_cache(maxsize=None)
+@cache
 def count(n: int, k: int) -> int:
     """Return the number of words of n coordinates and k pulses: N(n, k)."""
     if k == 0:

@@ -36,12 +36,13 @@ def join_fields(integers: NDArray[np.uint64], bits: int) -> NDArray[np.uint8]:
     """
     each = np.ascontiguousarray(integers, "<u8").view(np.uint8)
     each = np.unpackbits(each, axis=-1, bitorder="little", count=bits)
-    return np.packbits(each.reshape(*each.shape[:-2], -1), axis=-1, bitorder="little")
+    joined = each.reshape(*each.shape[:-2], each.shape[-2] * bits)
+    return np.packbits(joined, axis=-1, bitorder="little")
 
 
 def split_fields(raw: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint64]:
     """Undo `join_fields`: (..., bytes) uint8 -> (..., count, ceil(bits / 64)) uint64."""
-    strings = np.ascontiguousarray(raw).reshape(-1, raw.shape[-1])
+    strings = np.ascontiguousarray(raw).reshape(int(np.prod(raw.shape[:-1])), raw.shape[-1])
     integers = np.empty((len(strings), count, -(-bits // 64)), np.uint64)
     with np.errstate(over="ignore"):
         _split(strings, bits, integers)

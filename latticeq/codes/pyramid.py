@@ -1,4 +1,4 @@
-r"""Pyramid codes: integer vectors whose magnitudes sum to K, each a direction, named by one integer.
+r"""Pyramid codes: integer vectors whose magnitudes sum to K, directions named by one integer each.
 
     P(n, K) = { y ∈ Zⁿ : |y_1| + … + |y_n| = K },        y stands for y / ‖y‖
 
@@ -116,7 +116,9 @@ class PyramidCode:
         for name, most in (("n", MAX_N), ("pulses", MAX_PULSES)):
             value, least = getattr(self, name), 2 if name == "n" else 1
             if type(value) is not int or not least <= value <= most:
-                raise InputError(f"{name} is {value!r}; it must be an integer from {least} to {most}")
+                raise InputError(
+                    f"{name} is {value!r}; it must be an integer from {least} to {most}"
+                )
         nbytes = 8 * self.n * (self.pulses + 2) * self.limbs
         if nbytes > MAX_TABLE_BYTES:
             raise InputError(
@@ -142,7 +144,10 @@ class PyramidCode:
     @property
     def rate(self) -> float:
         """Bits an entry: log₂ of the number of words, over n."""
-        return float(np.log2(float(self.size >> 64 * (self.limbs - 1))) + 64 * (self.limbs - 1)) / self.n
+        return (
+            float(np.log2(float(self.size >> 64 * (self.limbs - 1))) + 64 * (self.limbs - 1))
+            / self.n
+        )
 
     def nearest(
         self, x: Any, search: str = "cosine"

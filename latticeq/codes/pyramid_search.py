@@ -87,9 +87,7 @@ def _project(a: Any, total: float, pulses: int, scaled: Any, word: Any) -> None:
 
 
 @kernel
-def _walk_both_ways(
-    a: Any, total: float, energy: float, pulses: int, word: Any, best: Any
-) -> None:
+def _walk_both_ways(a: Any, total: float, energy: float, pulses: int, word: Any, best: Any) -> None:
     """Move along the path to both its ends and keep the best word, beginning with the one given."""
     n = len(a)
     most = _alignment(a, best)

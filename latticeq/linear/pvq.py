@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latticeq.codes.bit_fields import read_field
 from latticeq.codes.pyramid_index import unrank_into
 from latticeq.jit import kernel, prange
 from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.pvq import PackedPVQ
-from latticeq.codes.bit_fields import read_field
 
 __all__ = ["PVQLinear"]
 

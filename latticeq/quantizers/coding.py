@@ -14,8 +14,7 @@ import numpy as np
 
 from latticeq.codes.nested import NestedCode
 from latticeq.codes.pyramid import PyramidCode
-from latticeq.errors import FormatError, InputError, LatticeqError
-from latticeq.quantizers.gains import MAX_GAIN_BITS
+from latticeq.errors import FormatError, LatticeqError
 from latticeq.quantizers.scalar import KINDS, Scalar
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ class PVQCoding:
         Entries of a word.
     pulses : int
         Of words.
-    gain_bits : int
-        Of a group, 0 to 8.
+    levels : tuple of float
+        Of gains: see `PVQRowCodec`.
 
     Raises
     ------
@@ -82,22 +81,22 @@ class PVQCoding:
 
     group: int
     pulses: int
-    gain_bits: int
+    levels: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        PyramidCode(self.group, self.pulses)
-        if not 0 <= self.gain_bits <= MAX_GAIN_BITS:
-            raise InputError(f"gain_bits is {self.gain_bits}; it must be from 0 to {MAX_GAIN_BITS}")
+        rounded = tuple(float(np.float32(level)) for level in self.levels)
+        object.__setattr__(self, "levels", rounded)
+        self.codec(self.group)
 
     def codec(self, n: int) -> RowCodec:
         """Return the codec of rows of length n."""
         from latticeq.quantizers.pvq_rows import PVQRowCodec
 
-        return PVQRowCodec(PyramidCode(self.group, self.pulses), self.gain_bits, n)
+        return PVQRowCodec(PyramidCode(self.group, self.pulses), self.levels, n)
 
     def to_config(self) -> dict[str, Any]:
         """Return what config.json keeps."""
-        return {"method": "pvq", **asdict(self)}
+        return {"method": "pvq", **asdict(self), "levels": list(self.levels)}
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ Coding = NestCoding | PVQCoding | ScalarCoding
 
 _FIELDS: dict[str, dict[str, Any]] = {
     "nestquant": {"q": int, "betas": list, "cell": str},
-    "pvq": {"group": int, "pulses": int, "gain_bits": int},
+    "pvq": {"group": int, "pulses": int, "levels": list},
     "scalar": {
         "group": (int, type(None)),
         "symmetric": bool,
@@ -195,8 +194,12 @@ def coding_from_config(entry: Any) -> Coding:
         if method in KINDS:
             return ScalarCoding(method, **values)
         if method == "pvq":
-            return PVQCoding(**values)
-        numbers = [float(beta) for beta in values.pop("betas", [])]
-        return NestCoding(betas=tuple(numbers), **values)
+            return PVQCoding(levels=_floats(values, "levels"), **values)
+        return NestCoding(betas=_floats(values, "betas"), **values)
     except (LatticeqError, TypeError, ValueError, OverflowError) as error:
         raise FormatError(f"is {entry!r:.80}: {error}") from error
+
+
+def _floats(values: dict[str, Any], name: str) -> tuple[float, ...]:
+    """Take a list of numbers out of an object."""
+    return tuple(float(number) for number in values.pop(name, []))

@@ -56,9 +56,7 @@ def nearest_level(gains: NDArray[np.floating], levels: NDArray[np.float32]) -> N
     return np.searchsorted(edges, gains, side="left").astype(np.uint8)
 
 
-def decoded_groups(
-    words: NDArray[np.int16], lengths: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def decoded_groups(words: NDArray[np.int16], lengths: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return groups of given lengths that point where words do.
 
     An entry is y · (length / ‖y‖), every operation rounded to float32. Kernels that decode from
@@ -190,7 +188,7 @@ class PVQ:
             raise InputError(
                 f"gain_bits is {given!r}; it must be an integer from 0 to {MAX_GAIN_BITS}, or None"
             )
-        self.code(2 * self.group)
+        PyramidCode(self.group, self.split(2 * self.group).pulses)
 
     def split(self, n: int) -> Split:
         """Return how the bits of a group are spent in rows of n numbers."""
@@ -200,9 +198,11 @@ class PVQ:
         pulses = most_pulses(self.group, shape_bits)
         return Split(self.gain_bits, PyramidCode(self.group, pulses).index_bits, pulses, np.nan)
 
-    def code(self, n: int) -> PyramidCode:
-        """Return the code of groups in rows of n numbers."""
-        return PyramidCode(self.group, self.split(n).pulses)
+    def code_and_levels(self, n: int) -> tuple[PyramidCode, NDArray[np.float32]]:
+        """Return the code of groups in rows of n numbers, and the levels of their gains."""
+        split = self.split(n)
+        code = PyramidCode(self.group, split.pulses)
+        return code, gain_levels(code, n, split.gain_bits)
 
     def rotation(self, n: int) -> Rotation:
         """Return the rotation of rows of length n."""
@@ -249,9 +249,7 @@ class PVQ:
         unit = unit_rows(x, group, self.rotation, hessian is None)
         factored = None if hessian is None else self.factor(hessian, damping)
         m, n = unit.values.shape
-        split = self.split(n)
-        code = PyramidCode(group, split.pulses)
-        levels = gain_levels(code, n, split.gain_bits)
+        code, levels = self.code_and_levels(n)
         words = np.empty((m, n // group, group), np.int16)
         gain_index = np.empty((m, n // group), np.uint8)
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from latticeq.codes.bit_fields import join_fields, split_fields
 from latticeq.codes.pyramid import PyramidCode
 from latticeq.errors import InputError
-from latticeq.quantizers.gains import gain_levels
 from latticeq.quantizers.pvq import decoded_groups, nearest_level
 from latticeq.quantizers.rows import checked_bytes, checked_rows, normalise
 
@@ -30,19 +29,21 @@ class PVQRowCodec:
     ----------
     code : PyramidCode
         Of groups.
-    gain_bits : int
-        Of a group.
+    levels : tuple of float
+        Of gains, in rows of unit mean square: 1, 2, 4, ... or 256, rising, not negative.
     n : int
         Length of a row, a multiple of the group.
 
     Raises
     ------
     InputError
-        If n does not divide.
+        If n does not divide, or the levels are others.
 
     Examples
     --------
-    >>> codec = PVQRowCodec(PyramidCode(16, 58), 4, 64)
+    >>> from latticeq.quantizers.gains import gain_levels
+    >>> code = PyramidCode(16, 58)
+    >>> codec = PVQRowCodec(code, tuple(gain_levels(code, 64, 4).tolist()), 64)
     >>> codec.row_nbytes, codec.bits_per_entry
     (36, 4.5)
     >>> x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
@@ -51,7 +52,7 @@ class PVQRowCodec:
     """
 
     code: PyramidCode
-    gain_bits: int
+    levels: tuple[float, ...]
     n: int
 
     def __post_init__(self) -> None:
@@ -60,11 +61,23 @@ class PVQRowCodec:
             raise InputError(
                 f"n is {self.n!r}; rows must be a positive multiple of {group}, the group, long"
             )
+        levels = np.asarray(self.levels, np.float64)
+        is_rising = levels.ndim == 1 and levels.size and bool((np.diff(levels) >= 0).all())
+        if not (is_rising and np.isfinite(levels.astype(np.float32)).all() and levels[0] >= 0):
+            raise InputError(f"levels are {self.levels}; they must rise, from 0 or more")
+        if len(levels) not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            raise InputError(
+                f"{len(levels)} levels were given; it must be a power of two up to 256"
+            )
+
+    @property
+    def gain_bits(self) -> int:
+        """Bits of a gain."""
+        return (len(self.levels) - 1).bit_length()
 
     @cached_property
-    def levels(self) -> NDArray[np.float32]:
-        """The levels of gains in rows of this length."""
-        return gain_levels(self.code, self.n, self.gain_bits)
+    def _levels(self) -> NDArray[np.float32]:
+        return np.array(self.levels, np.float32)
 
     @property
     def row_nbytes(self) -> int:
@@ -102,10 +115,12 @@ class PVQRowCodec:
             If the shape is another.
         """
         unit, norms = normalise(checked_rows(x, self.n))
-        words, gains = self.code.nearest(unit.reshape(len(unit), -1, self.code.n))
+        words, gains = self.code.nearest(
+            unit.reshape(len(unit), self.n // self.code.n, self.code.n)
+        )
         parts = [join_fields(self.code.rank(words), self.code.index_bits)]
         if self.gain_bits:
-            chosen = nearest_level(gains, self.levels).astype(np.uint64)
+            chosen = nearest_level(gains, self._levels).astype(np.uint64)
             parts.append(join_fields(chosen[..., None], self.gain_bits))
         return np.concatenate([*parts, norms[:, None].view(np.uint8)], axis=1)
 
@@ -137,5 +152,5 @@ class PVQRowCodec:
             gains = coded[:, index_width : index_width + gain_width]
             chosen = split_fields(gains, groups, self.gain_bits)[..., 0]
         norms = np.ascontiguousarray(coded[:, -2:]).view("<f2").astype(np.float32)
-        lengths = norms * self.levels[chosen]
+        lengths = norms * self._levels[chosen]
         return decoded_groups(code.unrank(index), lengths).reshape(-1, self.n)

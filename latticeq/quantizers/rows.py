@@ -203,7 +203,7 @@ class NestRowCodec:
         """
         rows = checked_rows(x, self.n)
         unit, norms = normalise(rows)
-        digits, index = self.code.encode(unit.reshape(len(rows), -1, 8))
+        digits, index = self.code.encode(unit.reshape(len(rows), self.n // 8, 8))
         coded = np.empty((len(rows), self.row_nbytes), np.uint8)
         if self.is_d8:
             digits = join_d8(digits, index, self.code.q)

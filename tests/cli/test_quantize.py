@@ -330,7 +330,10 @@ def test_bfloat16_that_is_no_number_is_seen() -> None:
     [
         (["--q", "99"], "q = 99"),
         (["--k", "0"], "k is 0"),
-        (["--method", "pvq"], "invalid choice: 'pvq'"),
+        (["--method", "pvq", "--bits", "9"], "bits is 9.0; it must be a number above 0, up to 8"),
+        (["--method", "pvq", "--group", "32"], "this method codes blocks of 32"),
+        (["--method", "pvq", "--gain-bits", "-1"], "gain_bits is -1"),
+        (["--method", "gptq"], "invalid choice: 'gptq'"),
         (["--regime", "w+k"], "invalid choice: 'w+k'"),
         (["--betas", "3,x"], "'3,x' is neither 'tuned'"),
         (["--betas", "3,4"], "2 betas were given for k = 4"),

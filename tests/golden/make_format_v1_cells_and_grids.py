@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from reference import cubic, hamming, voronoi
-from reference.bits import pack_d8, pack_digits, pack_radix
+from reference import cubic, hamming, pvq, pyramid, voronoi
+from reference.bits import pack_d8, pack_digits, pack_radix, pack_wide
 from reference.grids import E2M1, E4M3, INT4, UINT4
 
 PATH = Path(__file__).with_name("format_v1_cells_and_grids.json")
@@ -81,6 +81,32 @@ def d8_vector(q: int) -> dict[str, Any]:
     }
 
 
+def pvq_vector(group: int, k: int, gain_bits: int) -> dict[str, Any]:
+    """Return a matrix of 2 x 2 groups: words, their indices, gains, and the numbers they mean."""
+    rng = np.random.default_rng([group, k])
+    index = [[int(part) for part in rng.integers(0, 2**62, 2)] for _ in range(2)]
+    index = [[pyramid.count(group, k) * part >> 62 for part in row] for row in index]
+    index[0] = [0, pyramid.count(group, k) - 1]
+    words = np.array([[pyramid.unrank(i, group, k) for i in row] for row in index])
+    levels = (1 + rng.random(2**gain_bits).cumsum()).astype(np.float32)
+    gains = rng.integers(0, 2**gain_bits, (2, 2))
+    row_scale = np.array([0.75, 2.0**-9], np.float16)
+    values = pvq.decode(words, row_scale.astype(np.float32)[:, None] * levels[gains])
+    bits = (pyramid.count(group, k) - 1).bit_length()
+    return {
+        "group": group,
+        "pulses": k,
+        "gain_bits": gain_bits,
+        "words": words.tolist(),
+        "gain_index": gains.tolist(),
+        "levels": levels.tobytes().hex(),
+        "row_scale": row_scale.tobytes().hex(),
+        "index": pack_wide(index, bits).tobytes().hex(),
+        "packed_gains": pack_wide(gains.tolist(), gain_bits).tobytes().hex(),
+        "values": values.astype("<f4").tobytes().hex(),
+    }
+
+
 def grid_vector(kind: str, levels: np.ndarray, group: int) -> dict[str, Any]:
     """Return a matrix of 2 x 2 groups: codes, stored scales, and the numbers they stand for."""
     rng = np.random.default_rng([group, len(kind)])
@@ -118,6 +144,7 @@ def make() -> dict[str, Any]:
         "cells": [cell_vector(cell, q) for cell, (*_, some) in DECODE.items() for q in some],
         "radix": [radix_vector(q) for q in RADIX_Q],
         "d8": [d8_vector(q) for q in DECODE["d8"][2]],
+        "pvq": [pvq_vector(16, 58, 4), pvq_vector(8, 6, 1), pvq_vector(40, 60, 3)],
         "grids": [
             grid_vector("int4", INT4, 10),
             grid_vector("uint4", UINT4, 8),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from latticeq.codes.nested import NestedCode
+from latticeq.codes.pyramid import PyramidCode
 from latticeq.linear.packed import make_packed_linear
 from latticeq.quantizers.base import QuantizedTensor
 from latticeq.quantizers.grid_tensor import GridTensor
 from latticeq.quantizers.nestquant import NestTensor
+from latticeq.quantizers.pvq import PVQTensor
 from latticeq.storage.checkpoint import packed
 from latticeq.transforms.rotation import Rotation
 from tests.golden.make_format_v1_cells_and_grids import PATH, make
@@ -86,6 +88,25 @@ def test_grids(vector: dict[str, Any]) -> None:
     assert stored["scales"].tobytes().hex() == vector["scales"]
     assert not stored["codes"][:, :, 2:].any()
     assert_is_read(tensor, stored["codes"][:, :, :2], vector["packed"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["pvq"], ids=lambda v: f"group={v['group']}")
+def test_pyramid_codes(vector: dict[str, Any]) -> None:
+    words = np.array(vector["words"], np.int16)
+    n = words.shape[1] * vector["group"]
+    tensor = PVQTensor(
+        (2, n),
+        PyramidCode(vector["group"], vector["pulses"]),
+        Rotation(n, None, "none"),
+        words,
+        np.array(vector["gain_index"], np.uint8),
+        np.frombuffer(bytes.fromhex(vector["levels"]), "<f4"),
+        np.frombuffer(bytes.fromhex(vector["row_scale"]), "<f2"),
+    )
+    assert tensor.rotated().astype("<f4").tobytes().hex() == vector["values"]
+    stored = packed(tensor).arrays
+    assert stored["gain_index"].tobytes().hex() == vector["packed_gains"]
+    assert_is_read(tensor, stored["index"], vector["index"])
 
 
 def _values(vector: dict[str, Any]) -> np.ndarray:

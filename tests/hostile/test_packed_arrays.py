@@ -13,7 +13,7 @@ from latticeq.quantizers.scalar import Int8
 from latticeq.storage.bits import pack_digits, pack_scale_index
 from latticeq.storage.checkpoint import describe, pack, read_packed
 from latticeq.transforms.rotation import Rotation
-from tests.storage.packed_models import random_grid, random_nest, write_parts
+from tests.storage.packed_models import random_grid, random_nest, random_pvq, write_parts
 
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays], object]
@@ -24,6 +24,7 @@ D8 = random_nest(20, 24, 14, 5, cell="d8")
 INT4 = random_grid(20, 24, "int4", 8, symmetric=False)
 MXFP4 = random_grid(20, 64, "mxfp4", 32)
 NVFP4 = random_grid(20, 64, "nvfp4", 16, rotation=Rotation(64, None, "none"))
+PVQ = random_pvq(20, 48, 16, 8, 3)  # an index has 25 bits: 30316544 words
 INT8 = Int8().quantize(np.random.default_rng(0).normal(size=(20, 24)))
 
 
@@ -108,6 +109,15 @@ CASES: list[tuple[QuantizedTensor, Change, str]] = [
     (NVFP4, put("tensor_scale", np.full(1, -1, np.float32)), "tensor_scale is -1"),
     (NVFP4, put("tensor_scale", np.full(1, 1e35, np.float32)), r"tensor_scale is 1.*e\+35"),
     (NVFP4, put("tensor_scale", np.ones(2, np.float32)), r"F32 \(2,\).*F32 \(1,\)"),
+    (PVQ, without("index"), r"\.index is missing"),
+    (PVQ, without("levels"), r"\.levels is missing"),
+    (PVQ, put("index", np.zeros((2, 3, 49), np.uint8)), r"U8 \(2, 3, 49\).*U8 \(2, 3, 50\)"),
+    (PVQ, one("index", (0, 1, slice(0, 8)), 255), "row 0, group 1 names no word; .*30316544"),
+    (PVQ, one("index", (1, 2, slice(47, 50)), 255), "row 31, group 2 names no word"),  # padding
+    (PVQ, one("levels", (7,), np.nan), "levels holds a negative, infinite or NaN"),
+    (PVQ, one("levels", (0,), -1), "levels holds a negative, infinite or NaN"),
+    (PVQ, put("levels", np.ones(4, np.float32)), r"F32 \(4,\).*F32 \(8,\)"),
+    (PVQ, put("row_scale", np.full(20, np.inf, np.float16)), SCALES),
     (INT8, put("row_scale", np.full(20, np.inf, np.float16)), SCALES),
     (INT8, put("int8", np.zeros((2, 6, 16, 3), np.uint8)), "config.json makes it U8"),
 ]

@@ -20,7 +20,7 @@ from latticeq.quantizers.rows import NestRowCodec
 from latticeq.quantizers.scalar import Int8, Int8Tensor
 from latticeq.storage.checkpoint import packed
 from latticeq.transforms.rotation import Rotation
-from tests.storage.packed_models import random_grid, random_nest
+from tests.storage.packed_models import random_grid, random_nest, random_pvq
 
 CODES = [
     (16, 4, "voronoi", None),
@@ -121,6 +121,8 @@ def one_of_each(
         random_nest(20, 64, 16, 8, cell="d8"),
         random_nest(20, 64, 32, 8, cell="d8"),
         random_nest(20, 64, 16, 8, cell="cubic"),
+        random_pvq(20, 64, 16, 30, 4),
+        random_pvq(20, 64, 32, 90, 3),
         random_grid(20, 64, "int4", 64),
         random_grid(20, 64, "int4", 20, symmetric=False),
         Int8().quantize(rng.normal(size=(20, 64))),

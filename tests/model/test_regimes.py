@@ -36,7 +36,7 @@ def distance(source: Path, out: Path) -> float:
     return float(np.square(found - wanted).sum() / np.square(wanted).sum())
 
 
-@pytest.mark.parametrize("method", ["nestquant", "int4", "nf4", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("method", ["nestquant", "pvq", "int4", "nf4", "mxfp4", "nvfp4"])
 def test_each_regime_costs_more_than_the_one_before(
     source: Path, tmp_path: Path, method: str
 ) -> None:
@@ -105,6 +105,9 @@ def test_minding_the_activations_code_helps(source: Path, tmp_path: Path, form: 
         ({"activations": {"method": "nestquant", "q": 16, "betas": [-1]}}, "positive"),
         ({"activations": {"method": "nestquant", "q": True, "betas": [1]}}, "q is True"),
         ({"activations": {"method": "mxfp4", "group": 7}}, "activations"),
+        ({"activations": {"method": "pvq", "group": 16, "pulses": 0, "levels": [1]}}, "pulses"),
+        ({"activations": {"method": "pvq", "group": 16, "pulses": 9, "levels": [2, 1]}}, "rise"),
+        ({"activations": {"method": "pvq", "group": 16, "pulses": 9}}, "levels"),
         ({"activations": [1]}, "activations"),
         ({"kv_cache": {"keys": {}}}, "kv_cache.*must have keys, values"),
         ({"kv_cache": 3}, "kv_cache"),

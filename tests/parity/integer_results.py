@@ -14,12 +14,14 @@ import sys
 import numpy as np
 
 from latticeq.codes.nested import CELLS, NestedCode
+from latticeq.codes.pyramid import PyramidCode
 from latticeq.jit import kernel
 from latticeq.lattices import e8
 from latticeq.linear.base import Linear
 from latticeq.linear.coded_kernels import coded_products
 from latticeq.linear.int8_tiles import Int8Rows
 from latticeq.linear.rounded import RoundedLinear
+from latticeq.quantizers.pvq_rows import PVQRowCodec
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
 from latticeq.quantizers.scalar import Scalar
 from latticeq.quantizers.scalar_rows import ScalarRowCodec
@@ -34,7 +36,12 @@ from tests.linear.linears import (
 )
 from tests.model.cache_helpers import kept_bytes
 from tests.simd import programs
-from tests.storage.packed_models import integer_nest, random_grid, random_nest
+from tests.storage.packed_models import (
+    integer_nest,
+    random_grid,
+    random_nest,
+    random_pvq,
+)
 
 
 def digest(array: np.ndarray) -> str:
@@ -108,6 +115,20 @@ def grid_tiles(kind: str, group: int, symmetric: bool) -> np.ndarray:
     return linear.multiply_rotated(np.eye(64, dtype=np.float32))
 
 
+def pyramids(x: np.ndarray) -> dict[str, str]:
+    """Return the digests of words and indices of pyramid codes of one limb and of two."""
+    results = {}
+    for n, k in ((8, 9), (32, 50)):
+        code, vectors = PyramidCode(n, k), x.reshape(-1, n)
+        words, gains = code.nearest(vectors)
+        index = code.rank(words)
+        found = digest(words) + digest(gains) + digest(index) + digest(code.unrank(index))
+        results[f"pyramid of {k} pulses"] = found + digest(code.nearest(vectors, "projection")[0])
+    tiles = linear_of(random_pvq(20, 64, 32, 50, 3))
+    identity = np.eye(64, dtype=np.float32)
+    return results | {"tiles, pvq": digest(tiles.multiply_rotated(identity))}
+
+
 def coded(largest: int) -> np.ndarray:
     """Return products of coded operands that hold points of the largest magnitude."""
     rng = np.random.default_rng([4, largest])
@@ -127,6 +148,7 @@ def coded_rows() -> dict[str, str]:
         "nf4": ScalarRowCodec(Scalar("nf4"), 96),
         "mxfp4": ScalarRowCodec(Scalar("mxfp4", clip="search"), 96),
         "nvfp4": ScalarRowCodec(Scalar("nvfp4"), 96),
+        "pvq": PVQRowCodec(PyramidCode(16, 58), tuple(np.linspace(1, 7, 16)), 96),
         "nestquant": NestRowCodec(NestedCode(14, (0.25, 0.35, 0.5)), 96),
     }
     return {f"rows, {name}": digest(codec.encode(x)) for name, codec in codecs.items()}
@@ -155,6 +177,7 @@ def integer_results() -> dict[str, str]:
         results[f"tiles, {kind}, group={group}"] = digest(grid_tiles(kind, group, symmetric))
     radix = pack_radix(rng.integers(0, 14, (20, 5, 8), dtype=np.uint8), 14)
     results["mixed radix"] = digest(radix) + digest(unpack_radix(radix, 14, 5))
+    results |= pyramids(x)
     results["int8 products"] = digest(int8_products())
     results["tile products"] = digest(tile_products())
     for cell, q in (

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from latticeq.codes.nested import NestedCode
+from latticeq.codes.pyramid import PyramidCode
 from latticeq.quantizers.grid_tensor import GridTensor
 from latticeq.quantizers.nestquant import NestTensor
+from latticeq.quantizers.pvq import PVQTensor
 from latticeq.storage.assemble import write_checkpoint
 from latticeq.storage.checkpoint import describe, pack
 from latticeq.storage.safetensors import SafetensorsWriter, TensorFolder
@@ -101,6 +103,31 @@ def random_grid(
         scales,
         None if symmetric else rng.normal(size=size).astype(np.float16),
         np.float32(0.37) if kind == "nvfp4" else None,
+    )
+
+
+def random_pvq(
+    m: int,
+    n: int,
+    group: int,
+    pulses: int,
+    gain_bits: int,
+    rotation: Rotation | None = None,
+) -> PVQTensor:
+    """Return random words of a pyramid code under random gains and scales; one row is zero."""
+    rng = np.random.default_rng([m, n, group, pulses])
+    code = PyramidCode(group, pulses)
+    words, _ = code.nearest(rng.normal(size=(m, n // group, group)), "projection")
+    scale = (2.0 ** rng.uniform(-6, 6, m)).astype(np.float16)
+    scale[m // 2] = 0
+    return PVQTensor(
+        (m, n),
+        code,
+        rotation or Rotation(n),
+        words,
+        rng.integers(0, 2**gain_bits, (m, n // group), dtype=np.uint8),
+        np.geomspace(0.5, 6, 2**gain_bits).astype(np.float32),
+        scale,
     )
 
 

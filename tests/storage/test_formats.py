@@ -17,7 +17,8 @@ from latticeq.storage.checkpoint import FORMATS, describe, pack, packed, stored_
 from latticeq.storage.radix import check_radix, pack_radix, radix_width, unpack_radix
 from latticeq.transforms.rotation import Rotation
 from reference import bits as reference
-from tests.storage.packed_models import random_digits, random_grid, random_nest
+from reference import pyramid
+from tests.storage.packed_models import random_digits, random_grid, random_nest, random_pvq
 
 RADIX_Q = [q for q in range(2, 64) if is_radix_q(q)]
 SHAPES = st.tuples(st.integers(1, 35), st.integers(1, 5))
@@ -57,6 +58,15 @@ def grids(draw: st.DrawFn) -> QuantizedTensor:
 
 
 @st.composite
+def pyramids(draw: st.DrawFn) -> QuantizedTensor:
+    """Draw words of a pyramid code of any group, from a few bits an index to several limbs."""
+    group, blocks = draw(st.integers(2, 40)), draw(st.integers(1, 3))
+    rotation = Rotation(group * blocks, draw(SEEDS))
+    code = draw(st.integers(1, 60)), draw(st.integers(0, 8))
+    return random_pvq(draw(st.integers(1, 35)), group * blocks, group, *code, rotation)
+
+
+@st.composite
 def int8_rows(draw: st.DrawFn) -> QuantizedTensor:
     """Draw rows of int8."""
     shape = draw(st.integers(1, 35)), 4 * draw(st.integers(1, 9))
@@ -65,7 +75,7 @@ def int8_rows(draw: st.DrawFn) -> QuantizedTensor:
 
 
 @settings(max_examples=300 if IS_JIT else 20)
-@given(st.one_of(nests(), nests(), grids(), int8_rows()))
+@given(st.one_of(nests(), nests(), grids(), pyramids(), int8_rows()))
 def test_every_matrix_comes_back_from_its_bytes(matrix: QuantizedTensor) -> None:
     entry, arrays = describe(matrix), pack(matrix)
     FORMATS[entry["format"]].check_entry(entry)
@@ -153,6 +163,18 @@ def test_grids_and_int8_are_their_definition(rng: np.random.Generator) -> None:
     values = Int8().quantize(rng.normal(size=(19, 20)))
     assert np.array_equal(pack(values)["int8"], reference.pack_int8(values.values))
     assert np.array_equal(pack(values)["int8"], pack_int8(values.values))
+
+
+@pytest.mark.parametrize(("group", "pulses", "gain_bits"), [(16, 58, 4), (8, 3, 1), (40, 40, 5)])
+def test_words_of_pyramid_codes_are_their_definition(
+    group: int, pulses: int, gain_bits: int
+) -> None:
+    tensor = random_pvq(19, 3 * group, group, pulses, gain_bits)
+    index = [[pyramid.rank(word) for word in row] for row in tensor.words]
+    arrays, bits = pack(tensor), tensor.code.index_bits
+    assert np.array_equal(arrays["index"], reference.pack_wide(index, bits))
+    gains = [[int(level) for level in row] for row in tensor.gain_index]
+    assert np.array_equal(arrays["gain_index"], reference.pack_wide(gains, gain_bits))
 
 
 def test_what_has_no_format_is_refused() -> None:

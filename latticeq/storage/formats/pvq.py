@@ -94,7 +94,10 @@ class PackedPVQ(Packed):
     def stored_shapes(cls, entry: Entry) -> Shapes:
         """Return dtype and shape of each array of a checked entry."""
         m, n = entry["shape"]
-        bits, gain_bits = PyramidCode(entry["group"], entry["pulses"]).index_bits, entry["gain_bits"]
+        bits, gain_bits = (
+            PyramidCode(entry["group"], entry["pulses"]).index_bits,
+            entry["gain_bits"],
+        )
         blocks = (-(-m // ROWS), n // entry["group"])
         shapes: Shapes = {
             "index": ("U8", (*blocks, 2 * bits)),
