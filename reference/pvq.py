@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reference.ldlq import damped, ldlq
-from reference.pyramid import closest_word, gain
+from reference.pyramid import Word, closest_word, gain
 
 Matrix = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Quantized(NamedTuple):
     row_scale: NDArray[np.float16]
 
 
-def encode(group: NDArray[np.float32], k: int, levels: NDArray[np.float32]) -> tuple[Matrix, int]:
+def encode(group: NDArray[np.float32], k: int, levels: NDArray[np.float32]) -> tuple[Word, int]:
     """Return the word of a group, and which level is nearest to its gain; ties take the lower."""
     wide = group.astype(np.float64)
     word = closest_word(wide, k)
@@ -39,7 +39,7 @@ def encode(group: NDArray[np.float32], k: int, levels: NDArray[np.float32]) -> t
 def decode(words: NDArray[np.int64], lengths: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return groups of given lengths that point where words do, in float32 arithmetic."""
     norms = np.sqrt(np.sum(words * words, axis=-1).astype(np.float32))
-    return words.astype(np.float32) * (lengths / norms)[..., None]
+    return np.asarray(words.astype(np.float32) * (lengths / norms)[..., None])
 
 
 def quantize(

@@ -16,7 +16,7 @@ pulse at a time moves from a smaller to a larger coordinate. The path begins whe
 (there it is rounding down, and a pulse more where the most was cut off) and is walked both ways.
 How far is known: with θ the angle between x and a word at hand, a better word has
 
-    |K - t ‖a‖₁|  =  |sum(z - t a)|  <=  √n ‖z - t a‖  <=  t √n ‖a‖ sin θ   and   t <= K / (‖a‖ cos θ).
+    |K - t ‖a‖₁|  =  |sum(z - t a)|  <=  √n ‖z - t a‖  <=  t √n ‖a‖ sin θ,   t <= K / (‖a‖ cos θ).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import comb
+from math import comb, log2
 from typing import Any
 
 import numpy as np
@@ -144,10 +144,7 @@ class PyramidCode:
     @property
     def rate(self) -> float:
         """Bits an entry: log₂ of the number of words, over n."""
-        return (
-            float(np.log2(float(self.size >> 64 * (self.limbs - 1))) + 64 * (self.limbs - 1))
-            / self.n
-        )
+        return log2(self.size) / self.n
 
     def nearest(
         self, x: Any, search: str = "cosine"
@@ -275,4 +272,5 @@ def _table(n: int, pulses: int, limbs: int) -> NDArray[np.uint64]:
 
 def _as_limbs(numbers: list[int], limbs: int) -> NDArray[np.uint64]:
     raw = b"".join(number.to_bytes(8 * limbs, "little") for number in numbers)
-    return np.frombuffer(raw, "<u8").astype(np.uint64).reshape(-1, limbs)
+    found: NDArray[np.uint64] = np.frombuffer(raw, "<u8").astype(np.uint64).reshape(-1, limbs)
+    return found

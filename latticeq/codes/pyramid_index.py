@@ -32,7 +32,7 @@ _TOP = np.uint64(63)
 
 @kernel(parallel=True)
 def rank_words(words: Any, table: Any, index: Any) -> None:
-    """Number words.
+    """Write the number of each word.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _rank(word: Any, table: Any, index: Any) -> None:
 
 @kernel(parallel=True)
 def unrank_words(index: Any, size: Any, table: Any, words: Any) -> None:
-    """Find the words of numbers.
+    """Write the word of each number.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def unrank_words(index: Any, size: Any, table: Any, words: Any) -> None:
         As in `rank_words`.
     words : (R, n) int16, output
     """
-    rows = len(index)
+    rows = index.shape[0]
     for chunk in prange((rows + CHUNK - 1) // CHUNK):
         left = np.empty_like(size)
         first = np.int64(chunk) * CHUNK

@@ -231,8 +231,8 @@ class Options:
         if isinstance(quantizer, Scalar):
             return ScalarCoding(self.method, self.group)
         if isinstance(quantizer, PVQ):
-            code, levels = quantizer.code_and_levels(_LONG_ROW * quantizer.group)
-            return PVQCoding(code.n, code.pulses, tuple(levels.tolist()))
+            words, levels = quantizer.code_and_levels(_LONG_ROW * quantizer.group)
+            return PVQCoding(words.n, words.pulses, tuple(levels.tolist()))
         code, betas = quantizer.code, self._betas(kind)
         if isinstance(betas, str):
             betas = published_betas(kind, self.q) if betas == "published" else code.betas

@@ -1,4 +1,4 @@
-r"""How long the pieces of a row are: the Beta law, levels for it, and the bits worth spending on it.
+r"""How long the pieces of a row are: the Beta law, levels for it, and the bits that it is worth.
 
 A row of D numbers that a rotation has spread evenly points in a uniform direction. The share of its
 energy in g of them then follows Beta(g/2, (D−g)/2), and with unit mean square their length is

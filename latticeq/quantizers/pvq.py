@@ -1,4 +1,4 @@
-r"""Pyramid vector quantization: rows normalised, rotated, and coded group by group as gain and shape.
+r"""Pyramid vector quantization: rows normalised, rotated, and coded in groups as gain and shape.
 
 For a matrix M x N: each row is rotated by an orthonormal Hadamard matrix and divided by its scale
 r/√N with r = ‖row‖₂ (kept as float16). A group x of g entries becomes the word y of a pyramid code
@@ -69,7 +69,8 @@ def decoded_groups(words: NDArray[np.int16], lengths: NDArray[np.float32]) -> ND
     """
     values = words.astype(np.float32)
     norms = np.sqrt(np.einsum("...i,...i->...", values, values))  # of integers: exact, but the root
-    return values * (lengths / norms)[..., None]
+    values *= (lengths / norms)[..., None]
+    return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from latticeq.codes.bit_fields import join_fields, split_fields
 from latticeq.codes.pyramid import PyramidCode
 from latticeq.errors import InputError
+from latticeq.quantizers.gains import MAX_GAIN_BITS
 from latticeq.quantizers.pvq import decoded_groups, nearest_level
 from latticeq.quantizers.rows import checked_bytes, checked_rows, normalise
 
@@ -65,9 +66,9 @@ class PVQRowCodec:
         is_rising = levels.ndim == 1 and levels.size and bool((np.diff(levels) >= 0).all())
         if not (is_rising and np.isfinite(levels.astype(np.float32)).all() and levels[0] >= 0):
             raise InputError(f"levels are {self.levels}; they must rise, from 0 or more")
-        if len(levels) not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        if len(levels) != 2**self.gain_bits or self.gain_bits > MAX_GAIN_BITS:
             raise InputError(
-                f"{len(levels)} levels were given; it must be a power of two up to 256"
+                f"{len(levels)} levels were given; they must be a power of two, up to 256"
             )
 
     @property

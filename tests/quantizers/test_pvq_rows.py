@@ -78,7 +78,7 @@ def test_bad_rows_are_refused() -> None:
         PVQRowCodec(codec.code, codec.levels, 72)
     with pytest.raises(InputError, match="they must rise, from 0 or more"):
         PVQRowCodec(codec.code, (2.0, 1.0), 64)
-    with pytest.raises(InputError, match="3 levels were given; it must be a power of two"):
+    with pytest.raises(InputError, match="3 levels were given; they must be a power of two"):
         PVQRowCodec(codec.code, (1.0, 2.0, 3.0), 64)
     with pytest.raises(InputError, match=r"takes \(R, 64\)"):
         codec.encode(np.zeros((2, 32), np.float32))
