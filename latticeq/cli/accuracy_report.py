@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latticeq.cli.accuracy_grid import FLOAT, GRID, Row
+from latticeq.cli.accuracy_grid import FLOAT, GRID, RATES, Row
 from latticeq.cli.comparison import Results, compare
 from latticeq.errors import FormatError
 
@@ -19,6 +19,7 @@ __all__ = ["write_report"]
 _HEADLINES = (
     ("w-nest-qa-ldlq", "kv-nest-qa-ldlq", "a-nest"),
     ("w-published-ldlq", "kv-published-ldlq", "a-published"),
+    ("w-pvq-qa-ldlq", "kv-pvq-qa-ldlq", "a-pvq-general"),
     ("w-int4-ldlq", "kv-int4-ldlq", "a-int4-ldlq"),
     ("w-int4-g64-ldlq", None, "a-int4-g64-ldlq"),
 )
@@ -74,8 +75,8 @@ def write_report(results: Results, path: Path, work: Path) -> None:
     path : Path
         A Markdown file; replaced if it is there.
     work : Path
-        Where ``distortion.json`` is, the output of ``latticeq bench distortion --json``, if the
-        report is to have it.
+        Where ``distortion.json`` and ``lengths.json`` are, if the report is to have them: the
+        output of ``latticeq bench distortion --json`` and ``latticeq bench lengths SRC --json``.
 
     Raises
     ------
@@ -83,14 +84,17 @@ def write_report(results: Results, path: Path, work: Path) -> None:
         If the float model was not measured.
     """
     from latticeq.cli.accuracy_plot import draw_perplexity
+    from latticeq.cli.bench_lengths import WIDEST
     from latticeq.cli.bench_plot import draw_distortion
+    from latticeq.cli.lengths_plot import draw_lengths
 
     if FLOAT not in results:
         raise FormatError(f"{work} has no figures of {FLOAT}: measure that row first")
     windows = _common_windows(results)
     parts = [_introduction(results, windows), _headlines(results, windows)]
     pictures = {
-        name: path.with_name(f"{path.stem}-{name}.svg") for name in ("perplexity", "distortion")
+        name: path.with_name(f"{path.stem}-{name}.svg")
+        for name in ("perplexity", "distortion", "lengths")
     }
     draw_perplexity(results, windows, pictures["perplexity"])
     parts.append(f"![Perplexity lost against bits]({pictures['perplexity'].name})\n")
@@ -103,12 +107,19 @@ def write_report(results: Results, path: Path, work: Path) -> None:
     parts += [_forms(results, windows), _steps(results, windows)]
     parts += [_pairs(results, windows, *section) for section in _PAIRS]
     parts.append(_whole_text(results))
-    distortion = work / "distortion.json"
-    if distortion.is_file():
-        found = json.loads(distortion.read_text("utf-8").splitlines()[-1])
+    parts.append(_rates(results, windows))
+    if (found := _last_line(work / "lengths.json")) is not None:
+        draw_lengths(found["rows"], found["group"], WIDEST, pictures["lengths"])
+        parts.append(_lengths(found, pictures["lengths"].name))
+    if (found := _last_line(work / "distortion.json")) is not None:
         draw_distortion(found["rows"], pictures["distortion"])
-        parts.append(_distortion(found, pictures["distortion"].name))
+        parts += [_distortion(found, pictures["distortion"].name), _splits(found["pvq_splits"])]
     path.write_text("\n".join(part for part in parts if part), "utf-8")
+
+
+def _last_line(path: Path) -> Any:
+    """Return the JSON object that ends a file, if there is the file."""
+    return json.loads(path.read_text("utf-8").splitlines()[-1]) if path.is_file() else None
 
 
 def _common_windows(results: Results) -> int:
@@ -149,6 +160,7 @@ other runtimes fast ([performance](performance.md) says what it costs).
 
 ```sh
 latticeq bench distortion --json > docs/accuracy/distortion.json
+latticeq bench lengths SRC --json > docs/accuracy/lengths.json
 latticeq bench accuracy SRC --text test.txt --calibration valid.txt --windows {windows} --full \\
   --work docs/accuracy --report docs/accuracy.md
 ```
@@ -301,6 +313,66 @@ def _whole_text(results: Results) -> str:
         return ""
     heading = ("method", "perplexity ± stderr", "gap, paired", "second half of windows")
     return f"## The whole text: {whole} windows\n\n{_lines(heading, rows)}"
+
+
+def _rates(results: Results, windows: int) -> str:
+    rows = []
+    for name in ("w-pvq-ldlq", *(f"w-pvq{bits:g}-ldlq" for bits in RATES)):
+        if name in results:
+            found = compare(results, name, windows)
+            cells = (f"{found.perplexity:.3f}", f"{found.gap:.3f} ± {found.stderr:.3f}")
+            rows.append((results[name]["bits_per_weight"], *cells))
+    if not rows:
+        return ""
+    lines = [(f"{bits:.3f}", *cells) for bits, *cells in sorted(rows)]
+    return f"""## PVQ at any rate
+
+Weights in groups of 16, LDLQ. The bits are any number: pulses and levels fill them.
+
+{_lines(("bits W", "perplexity", "gap"), lines)}"""
+
+
+def _lengths(found: Mapping[str, Any], picture: str) -> str:
+    rows = [
+        (
+            f"`{row['kind']}`",
+            row["columns"],
+            row["groups"],
+            f"{row['distance']:.4f}",
+            f"{row['distance_unrotated']:.4f}",
+        )
+        for row in found["rows"]
+    ]
+    heading = ("matrices", "columns D", "groups", "distance, rotated", "not rotated")
+    group = found["group"]
+    return f"""## Do lengths keep the Beta law?
+
+PVQ's levels are the best ones if the share of a row's energy that a group of g weights has follows
+Beta(g/2, (D - g)/2), as it does for a row that points in a uniform direction. All groups of {group}
+weights of the model (`latticeq bench lengths`), by the Kolmogorov-Smirnov distance from that law:
+the largest difference between the distribution functions.
+
+{_lines(heading, rows)}
+![Energy of groups of weights, and the Beta law]({picture})
+"""
+
+
+def _splits(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    most = max(way["gain_bits"] for row in ways.values() for way in row)
+    rows = []
+    for bits, row in ways.items():
+        best = min(row, key=lambda way: float(way["error"]))
+        errors = {way["gain_bits"]: f"{way['error']:.5f}" for way in row}
+        errors[best["gain_bits"]] = f"**{errors[best['gain_bits']]}**"
+        cells = [errors.get(gain, "") for gain in range(most + 1)]
+        rows.append((bits, best["pulses"], *cells))
+    heading = ("bits", "pulses", *(f"{gain} for the gain" for gain in range(most + 1)))
+    return f"""## How PVQ splits its bits
+
+What an entry of N(0, 1) is expected to lose in groups of 16, by the bits that a group spends on its
+gain; the others name its word. The best is taken, with so many pulses.
+
+{_lines(heading, rows)}"""
 
 
 def _distortion(found: Mapping[str, Any], picture: str) -> str:

@@ -20,6 +20,7 @@ SUBJECTS = {
     "accuracy": "latticeq.cli.bench_accuracy",
     "distortion": "latticeq.cli.bench_distortion",
     "kernels": "latticeq.cli.bench_kernels",
+    "lengths": "latticeq.cli.bench_lengths",
 }
 """What else can be measured, and the module that does it."""
 

@@ -35,6 +35,11 @@ SIZE, QUICK_SIZE = 4096, 1024
 MULTIPLE = 128
 """Of the size: the longest group of entries that share a scale."""
 
+PVQ_BITS = (2, 2.5, 3, 3.25, 3.5, 4, 4.25, 4.5, 5)
+"""Rates of PVQ in groups of `PVQ_GROUP`."""
+
+PVQ_GROUP = 16
+
 SAMPLE_ROWS = 256
 """Rows that are quantized to estimate the time."""
 
@@ -93,7 +98,7 @@ def methods() -> list[tuple[str, str, Quantizer]]:
         nest("cubic q=16 k=8", q=16, k=8, shaping="cubic"),
         nest("d8 q=16 k=8", q=16, k=8, shaping="d8"),
         nest("nestquantm q=16 k=4", q=16, k=4, simplified="nestquantm"),
-        *(pvq(16, bits) for bits in (2, 2.5, 3, 3.25, 3.5, 4, 4.25, 4.5, 5)),
+        *(pvq(PVQ_GROUP, bits) for bits in PVQ_BITS),
         pvq(8, 4.25),
         pvq(32, 4.25),
         pvq(64, 4.25),
@@ -146,6 +151,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "size": size,
         "seed": args.seed,
         "rows": [asdict(row) for row in rows],
+        "pvq_splits": {f"{bits:g}": pvq_splits(bits, size) for bits in PVQ_BITS},
         "float32_multiply_s": bench.float_s,
         "seconds": round(time.perf_counter() - start, 1),
         "threads": args.threads,
@@ -166,6 +172,14 @@ def _size(args: argparse.Namespace) -> int:
     if size < 1 or size % MULTIPLE:
         raise InputError(f"--size is {size}; it must be a positive multiple of {MULTIPLE}")
     return int(size)
+
+
+def pvq_splits(bits: float, size: int) -> list[dict[str, Any]]:
+    """Return the ways to split PVQ's bits in rows of a length, by the bits of the gain."""
+    from latticeq.quantizers.gains import splits
+
+    ways = sorted(splits(PVQ_GROUP, bits, size), key=lambda way: way.gain_bits)
+    return [asdict(way) for way in ways]
 
 
 class _Bench:

@@ -267,7 +267,8 @@ def _table(n: int, pulses: int, limbs: int) -> NDArray[np.uint64]:
             sums.append(sums[-1] + count)
         rows += sums
         counts = [sums[k + 1] + sums[k] for k in range(pulses + 1)]
-    return _as_limbs(rows, limbs).reshape(n, pulses + 2, limbs)
+    table: NDArray[np.uint64] = _as_limbs(rows, limbs).reshape(n, pulses + 2, limbs)
+    return table
 
 
 def _as_limbs(numbers: list[int], limbs: int) -> NDArray[np.uint64]:
