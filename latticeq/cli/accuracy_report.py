@@ -40,6 +40,8 @@ _STEPS = (
 )
 
 
+_PICTURES = ("perplexity", "distortion", "lengths")
+
 Pair = tuple[str, str, str]
 """A row, another that differs from it in one thing, and what both are called."""
 
@@ -92,10 +94,7 @@ def write_report(results: Results, path: Path, work: Path) -> None:
         raise FormatError(f"{work} has no figures of {FLOAT}: measure that row first")
     windows = _common_windows(results)
     parts = [_introduction(results, windows), _headlines(results, windows)]
-    pictures = {
-        name: path.with_name(f"{path.stem}-{name}.svg")
-        for name in ("perplexity", "distortion", "lengths")
-    }
+    pictures = {name: path.with_name(f"{path.stem}-{name}.svg") for name in _PICTURES}
     draw_perplexity(results, windows, pictures["perplexity"])
     parts.append(f"![Perplexity lost against bits]({pictures['perplexity'].name})\n")
     titles = {

@@ -131,8 +131,8 @@ def _lengths(kind: str, matrices: Any, group: int) -> Lengths:
     values = np.concatenate(rotated)
     counts, _ = np.histogram(values * (n / group), BINS, (0, WIDEST))
     density = counts / len(values) * (BINS / WIDEST)
-    distances = (distance(part, group, n) for part in (values, np.concatenate(plain)))
-    return Lengths(kind, n, len(values), *distances, density.tolist())
+    turned, unturned = (distance(part, group, n) for part in (values, np.concatenate(plain)))
+    return Lengths(kind, n, len(values), turned, unturned, density.tolist())
 
 
 def shares(matrix: NDArray[np.float32], group: int) -> NDArray[np.float64]:

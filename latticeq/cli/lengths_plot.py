@@ -1,4 +1,4 @@
-"""The picture of ``latticeq bench lengths``: histograms of lengths, and the law they should have."""
+"""The picture of ``latticeq bench lengths``: histograms, and the law that they should have."""
 
 from __future__ import annotations
 
