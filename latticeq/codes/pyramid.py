@@ -248,7 +248,8 @@ class PyramidCode:
     @cached_property
     def size_limbs(self) -> NDArray[np.uint64]:
         """The number of words, in words of 64 bits, the lowest first."""
-        return _as_limbs([self.size], self.limbs)[0]
+        limbs: NDArray[np.uint64] = _as_limbs([self.size], self.limbs)[0]
+        return limbs
 
     def _rows(self, x: NDArray[Any], what: str) -> NDArray[Any]:
         if x.ndim == 0 or x.shape[-1] != self.n:
