@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -34,7 +35,7 @@ CHECKERBOARD = np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2)
 HEXAGONAL = np.array([[1.0, 0.0], [0.5, np.sqrt(3) / 2]]) * np.sqrt(2 / np.sqrt(3))
 """Bases of Z2, D2 and A2, one vector a row, all with cells of area 1."""
 
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "latticeq", "font.size": 10}
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "latticeq", "font.size": 10}
 
 
 def lattice(basis: Array, reach: int = 8) -> Array:
@@ -145,7 +146,9 @@ def nested() -> Figure:
         dots(axis, gaussian, BLUE, 1.5)
     for mark, digits in (("^", (1, 2)), ("s", (4, 5))):
         same = (coefficients == digits).all(axis=1)
-        axes[0].plot(*points[same].T, mark, color=RED, markersize=9, fillstyle="none", markeredgewidth=1.5)
+        axes[0].plot(
+            *points[same].T, mark, color=RED, markersize=9, fillstyle="none", markeredgewidth=1.5
+        )
     axes[0].set_title(f"A2 / {q} A2: {inside.sum()} codewords")
     axes[1].set_title("A2 cut to a box of the same area")
     return figure
@@ -194,7 +197,9 @@ def distortion_rate() -> Figure:
         rates = [code.rate for code in codes]
         axis.plot(rates, errors, "o-", color=colour, markersize=4, label=f"E8 / qE8, k = {k}")
     errors = [uniform_error(blocks.ravel(), q) for q in ratios]
-    axis.plot(np.log2(ratios), errors, "s-", color=RED, markersize=4, label="uniform grid, q levels")
+    axis.plot(
+        np.log2(ratios), errors, "s-", color=RED, markersize=4, label="uniform grid, q levels"
+    )
     axis.set_yscale("log")
     axis.set_xlabel("bits an entry R")
     axis.set_ylabel("mean squared error, entries of variance 1")
@@ -254,11 +259,11 @@ def feedback() -> Figure:
     axis.set(xlim=(-1.3, 2.2), ylim=(-1.3, 2.2), autoscale_on=False)
     dots(axis, options, SOFT, 5)
     axis.plot(*w, "x", color=INK, markersize=9)
-    axis.annotate("exact", w, xytext=(8, 4), textcoords="offset points")
-    near = {"textcoords": "offset points", "horizontalalignment": "center"}
+    axis.annotate("exact", (w[0], w[1]), xytext=(8, 4), textcoords="offset points")
+    near: Any = {"textcoords": "offset points", "horizontalalignment": "center"}
     for point, colour, name in ((nearest, RED, "nearest"), (better, GREEN, "with feedback")):
         axis.plot(*point, "o", color=colour, markersize=8)
-        axis.annotate(name, point, xytext=(0, -22), color=colour, **near)
+        axis.annotate(name, (point[0], point[1]), xytext=(0, -22), color=colour, **near)
     axis.annotate(
         "",
         xy=(target, second),

@@ -71,9 +71,9 @@ def test_a_page_that_is_wrong_fails(page: str) -> None:
 
 
 def test_a_page_that_is_right_passes() -> None:
-    page = "```python\nx = 2\n```\n\nand\n\n```python\nprint('x', x / 3)\n```\n\n```text\nx 0.667\n```"
+    page = "```python\nx = 2\n```\n\n```python\nprint('x', x / 3)\n```\n\n```text\nx 0.667\n```"
     run(page, "page.md")
-    assert [block.line for block, _ in steps(page)] == [2, 8]
+    assert [block.line for block, _ in steps(page)] == [2, 6]
 
 
 def test_what_differs_from_run_to_run_is_not_compared() -> None:
