@@ -14,7 +14,7 @@ from tests.docs.pages import DOCS, Block, agree, steps
 RUN = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "bytes.md"]
 
 
-def run(page: str, name: str) -> None:
+def check_page(page: str, name: str) -> None:
     """Run a page's code in one namespace; raise at the line that fails or prints something else."""
     namespace: dict[str, Any] = {"__name__": "page"}
     for block, shown in steps(page):
@@ -39,7 +39,7 @@ def test_a_page_does_what_it_says(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(path.read_text("utf-8"), str(path))
+    check_page(path.read_text("utf-8"), str(path))
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
@@ -67,22 +67,22 @@ def test_all_six_tutorials_are_run() -> None:
 )
 def test_a_page_that_is_wrong_fails(page: str) -> None:
     with pytest.raises(AssertionError):
-        run(page, "page.md")
+        check_page(page, "page.md")
 
 
 def test_a_page_that_is_right_passes() -> None:
     page = "```python\nx = 2\n```\n\n```python\nprint('x', x / 3)\n```\n\n```text\nx 0.667\n```"
-    run(page, "page.md")
+    check_page(page, "page.md")
     assert [block.line for block, _ in steps(page)] == [2, 6]
 
 
 def test_what_differs_from_run_to_run_is_not_compared() -> None:
     page = "```python\nprint('one')\n```\n\n```output\ntwo\n```\n"
-    run(page, "page.md")
+    check_page(page, "page.md")
     assert [shown.text for _, shown in steps(page) if shown] == ["two\n"]
 
 
 def test_a_failing_line_is_a_line_of_the_page() -> None:
     with pytest.raises(ZeroDivisionError) as failure:
-        run("words\n\n```python\nx = 1\nx / 0\n```\n", "page.md")
+        check_page("words\n\n```python\nx = 1\nx / 0\n```\n", "page.md")
     assert failure.traceback[-1].lineno == 4  # counted from zero
