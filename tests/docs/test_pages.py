@@ -183,7 +183,7 @@ def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*PAGES, TOP / "README.md"], ids=lambda path: path.stem)
 def test_every_named_path_of_the_repository_exists(path: Path) -> None:
-    named = re.findall(r"`((?:latticeq|reference|tests|docs)/[\w./-]*)`", read(path))
+    named = re.findall(r"`((?:latticeq|reference|tests|docs|\.ci)/[\w./-]*)`", read(path))
     assert [name for name in named if not (TOP / name).exists()] == []
 
 

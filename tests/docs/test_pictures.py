@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from latticeq.jit import IS_JIT
 from tests.docs.pages import DOCS, PAGES
 
 FOLDER = DOCS / "pictures"
@@ -27,6 +28,7 @@ def draw() -> Any:
     return module
 
 
+@pytest.mark.skipif(not IS_JIT, reason="many blocks in plain Python take minutes")
 def test_the_command_draws_every_picture_that_is_committed(draw: Any, tmp_path: Path) -> None:
     draw.main(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == COMMITTED

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from latticeq.jit import IS_JIT
 from tests.docs.pages import DOCS, Block, agree, steps
 
 RUN = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "bytes.md"]
@@ -34,6 +35,7 @@ def compiled(block: Block, name: str) -> Any:
     return compile("\n" * (block.line - 1) + block.text, name, "exec")
 
 
+@pytest.mark.skipif(not IS_JIT, reason="millions of numbers in plain Python take minutes")
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_a_page_does_what_it_says(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
