@@ -3,14 +3,13 @@ r"""Nested codes: a fine lattice cut to a cell, and unions of k such codes at di
 A codeword is a point of a fine lattice modulo a coarse one, written as eight digits; the *cell*
 says which member of the coset the digits mean:
 
-============  ==============================  ====================================  ===========
-cell          fine / coarse lattice           representatives                       bits/entry
-============  ==============================  ====================================  ===========
-voronoi       E8 / qE8                        in the Voronoi cell of qE8            log₂ q
-nestquantm    E8 / qE8                        where a cheaper decoder puts them     log₂ q
-cubic         E8 / qZ⁸, q even                in a box                              log₂ q
-d8            Hamming lattice / qD8, q even   in the Voronoi cell of qD8            log₂ q − 3/8
-============  ==============================  ====================================  ===========
+    cell        fine / coarse lattice          representatives                 bits/entry
+
+    voronoi     E8 / qE8                       in the Voronoi cell of qE8      log₂ q
+    nestquantm  E8 / qE8                       where a cheaper decoder puts    log₂ q
+                                               them
+    cubic       E8 / qZ⁸, q even               in a box                        log₂ q
+    d8          Hamming lattice / qD8, q even  in the Voronoi cell of qD8      log₂ q − 3/8
 
 A union keeps k scales β₀ < β₁ < … and names the one used by log₂ k bits a block. Points that carry
 no digits are *overloaded*; every encoder then searches the cell for a codeword near the block.
