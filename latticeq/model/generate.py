@@ -32,6 +32,11 @@ class Decoder(Protocol):
         """The most tokens that a sequence may have."""
         ...
 
+    @property
+    def context_limit(self) -> str:
+        """What that number is, in words for errors."""
+        ...
+
     def new_cache(self, context: int | None = None) -> Any:
         """Return the memory of one sequence."""
         ...
@@ -98,7 +103,7 @@ def generate(
     if not 1 <= len(prompt) < model.context:
         raise InputError(
             f"the prompt has {len(prompt)} tokens; it must have from 1 to {model.context - 1}, one "
-            "less than the context"
+            f"less than the context: {model.context_limit}"
         )
     rng = np.random.default_rng(seed)
     draw = partial(choose, temperature=temperature, top_p=top_p, rng=rng)
