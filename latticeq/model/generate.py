@@ -32,11 +32,6 @@ class Decoder(Protocol):
         """The most tokens that a sequence may have."""
         ...
 
-    @property
-    def context_limit(self) -> str:
-        """What that number is, in words for errors."""
-        ...
-
     def new_cache(self, context: int | None = None) -> Any:
         """Return the memory of one sequence."""
         ...
@@ -101,9 +96,10 @@ def generate(
     if not 0 < top_p <= 1:
         raise InputError(f"top_p is {top_p}; it must be above 0 and at most 1")
     if not 1 <= len(prompt) < model.context:
+        limit = getattr(model, "context_limit", "what the model takes")
         raise InputError(
             f"the prompt has {len(prompt)} tokens; it must have from 1 to {model.context - 1}, one "
-            f"less than the context: {model.context_limit}"
+            f"less than the context: {limit}"
         )
     rng = np.random.default_rng(seed)
     draw = partial(choose, temperature=temperature, top_p=top_p, rng=rng)
