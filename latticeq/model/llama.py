@@ -307,7 +307,7 @@ class Llama:
         if not isinstance(prompt, str):
             return list(generate(self, prompt, **options))
         options.setdefault("stop_ids", self.tokenizer.stop_ids)
-        ids = generate(self, self.tokenizer.tokenize(prompt), **options)
+        ids = generate(self, self.tokenizer.tokenize_prompt(prompt), **options)
         return self.tokenizer.detokenize(ids)
 
     def nll(self, hidden: NDArray[np.float32], targets: ArrayLike) -> NDArray[np.float64]:
