@@ -34,9 +34,15 @@ def rms_norm(x: Array, weight: NDArray[Any], epsilon: float) -> Array:
     return scaled
 
 
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Return K, which is D / H where the file does not say."""
+    width: int = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return width
+
+
 def frequencies(config: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return theta**(-2i/K), the angle a position for each pair i, stretched as configured."""
-    width = config["head_dim"]
+    width = head_dim(config)
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     theta = np.float32(config.get("rope_theta", 10000.0))
     plain: NDArray[np.float32] = (1 / theta**exponents).astype(np.float32)
@@ -116,7 +122,7 @@ def block(x: Array, weights: Weights, prefix: str, config: Mapping[str, Any]) ->
         product: Array = y @ weights[f"{prefix}.{name}.weight"].astype(np.float64).T + bias
         return product
 
-    n_tokens, width, epsilon = len(x), config["head_dim"], config["rms_norm_eps"]
+    n_tokens, width, epsilon = len(x), head_dim(config), config["rms_norm_eps"]
     turn = frequencies(config)
 
     n = rms_norm(x, weights[f"{prefix}.input_layernorm.weight"], epsilon)

@@ -1,5 +1,6 @@
 """Tiny llama-architecture GGUF files, written with the gguf package's own writer."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,47 @@ def tensors(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def metadata() -> dict[str, Any]:
-    n_tokens = len(vocabulary())
+def biases(rng: np.random.Generator, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return float32 biases of linears of every layer, such as ``attn_q``."""
     return {
-        "llama.block_count": LAYERS,
-        "llama.context_length": 128,
-        "llama.embedding_length": D,
-        "llama.feed_forward_length": F,
-        "llama.attention.head_count": H,
-        "llama.attention.head_count_kv": G,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.freq_base": 100000.0,
-        "llama.rope.dimension_count": K,
-        "llama.vocab_size": n_tokens,
+        f"blk.{layer}.{name}.bias": rng.standard_normal(layer_shapes()[name][:1], np.float32)
+        for layer in range(LAYERS)
+        for name in names
+    }
+
+
+def llama3_divisors(factor: float, theta: float, original: int) -> np.ndarray:
+    """Follow the steps that llama.cpp's converter takes, one frequency after another."""
+    divisors = []
+    for i in range(0, K, 2):
+        wavelength = 2 * np.pi * theta ** (i / K)
+        if wavelength < original / 4:
+            divisors.append(1.0)
+        elif wavelength > original / 1:
+            divisors.append(factor)
+        else:
+            smooth = (original / wavelength - 1) / (4 - 1)
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(divisors, np.float32)
+
+
+def metadata(architecture: str = "llama") -> dict[str, Any]:
+    n_tokens = len(vocabulary())
+    shapes = {
+        "block_count": LAYERS,
+        "context_length": 128,
+        "embedding_length": D,
+        "feed_forward_length": F,
+        "attention.head_count": H,
+        "attention.head_count_kv": G,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 100000.0,
+        "rope.dimension_count": K,
+        "vocab_size": n_tokens,
+    }
+    return {
+        "general.architecture": architecture,
+        **{f"{architecture}.{key}": value for key, value in shapes.items()},
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": vocabulary(),
@@ -72,6 +101,44 @@ def metadata() -> dict[str, Any]:
         "tokenizer.ggml.padding_token_id": 2,
         "tokenizer.chat_template": "{{ messages }}",
     }
+
+
+ATTENTION = ("attn_q", "attn_k", "attn_v")
+
+
+def variants() -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Return metadata and tensors of files of several kinds; weights keep numbers of order one."""
+    rng = np.random.default_rng(7)
+
+    def drawn(*biased: str) -> dict[str, np.ndarray]:
+        found = tensors(rng) | biases(rng, biased)
+        return {name: scaled(array, name.endswith(".bias")) for name, array in found.items()}
+
+    def scaled(array: np.ndarray, is_bias: bool) -> np.ndarray:
+        if array.ndim == 2:
+            return array * np.float32(1.5 / np.sqrt(array.shape[1]))
+        return np.float32(0.2) * array + np.float32(not is_bias)
+
+    llama, far = metadata(), {"llama.rope.freq_base": 500000.0}
+    linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    bos = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": True}
+    qwen2 = metadata("qwen2") | {"tokenizer.ggml.pre": "qwen2"}
+    divisors = llama3_divisors(8.0, 500000.0, 8192)
+    return {
+        "llama": (llama, drawn()),
+        "linear": (llama | linear, drawn()),
+        "llama-3.1": (llama | far | bos, drawn() | {"rope_freqs.weight": divisors}),
+        "biased": (llama, drawn(*ATTENTION, "attn_output", "ffn_gate", "ffn_up", "ffn_down")),
+        "qwen2": (qwen2, drawn(*ATTENTION)),
+    }
+
+
+def checksum(arrays: dict[str, np.ndarray]) -> str:
+    """Return the SHA-256 of all arrays in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def write_gguf(

@@ -68,10 +68,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the tensors of a model in Hugging Face's names."""
-    d, f, k = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    d, f = config["hidden_size"], config["intermediate_size"]
     h, g = config["num_attention_heads"], config["num_key_value_heads"]
-    qkv_bias = config["attention_bias"] or config["model_type"] == "qwen2"
-    o_bias, mlp_bias = config["attention_bias"], config["mlp_bias"]
+    k = config.get("head_dim") or d // h
+    o_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
+    qkv_bias = o_bias or config["model_type"] == "qwen2"
     linears = {
         "self_attn.q_proj": (h * k, d, qkv_bias),
         "self_attn.k_proj": (g * k, d, qkv_bias),

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tokenizer = Tokenizer.from_folder(args.folder)
     runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
     model = load(args.folder, runtime=runtime)
-    prompt = tokenizer.tokenize(args.prompt)
+    prompt = tokenizer.tokenize_prompt(args.prompt)
     if not prompt:
         raise InputError("the prompt is empty; give at least one character")
     tokens = generate(

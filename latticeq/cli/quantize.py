@@ -245,7 +245,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from latticeq.model.source import is_gguf, model_config
 
     config = model_config(args.source)
-    options = _options(args, config.max_position_embeddings)
+    options = _options(args, config.longest_context)
     planned = plan(args.source, options)
     if not args.dry_run:
         check_output(args.out, resume=args.resume, force=args.force)

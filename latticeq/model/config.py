@@ -1,55 +1,39 @@
 """The numbers in a model's ``config.json``, checked once and typed.
 
 Field names are those of Hugging Face, unchanged. What a field may be is decided here, before any
-weight is read: an unknown architecture, activation or rotary scaling is refused by name, since a
-model that runs with the wrong one gives wrong text and no error.
+weight is read: an unknown architecture, activation, rotary scaling or kind of attention is refused
+by name, since a model that runs with the wrong one gives wrong text and no error.
+
+Where a file leaves a field out, the default is the one that the architecture has in transformers,
+since that is what the file's author relied on.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from latticeq.errors import InputError
+from latticeq.model.fields import Fields
+from latticeq.model.rope_scaling import RopeScaling, read_rope
 
 __all__ = ["ARCHITECTURES", "LlamaConfig", "RopeScaling"]
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 """Architectures whose forward pass is the Llama one, up to biases."""
 
-_ROPE_TYPES = ("default", "linear", "llama3")
+_MODEL_TYPES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
+_MODEL_TYPES["Qwen2ForCausalLM"] = "qwen2"
+
 _ACTIVATIONS = ("silu", "swish")  # two names of one function
-
-_LARGEST = 2**24
-"""Above every width, vocabulary and context in use; products of two such sizes fit in int64."""
-
+_ATTENTIONS = ("full_attention", "sliding_attention")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _MOST_LAYERS = 2**12
 
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are stretched beyond the context that the model was first trained on.
-
-    Attributes
-    ----------
-    rope_type : str
-        ``"default"`` (not at all), ``"linear"`` or ``"llama3"``.
-    factor : float
-        The stretch of the context, at least 1.
-    low_freq_factor, high_freq_factor : float
-        ``llama3`` only: wavelengths longer than ``original / low`` are stretched, those shorter
-        than ``original / high`` are kept, those between are interpolated.
-    original_max_position_embeddings : int
-        ``llama3`` only: the context before stretching.
-    """
-
-    rope_type: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
+# What transformers takes where a file has no such field.
+_WINDOW = 4096
+_FIRST_SLIDING_LAYER = 28
 
 
 @dataclass(frozen=True)
@@ -75,8 +59,10 @@ class LlamaConfig:
     tie_word_embeddings : bool
         The head is the embedding matrix.
     qkv_bias, o_bias, mlp_bias : bool
-        Which linears carry a bias: ``attention_bias`` of Llama sets the first two, Qwen2 has the
-        first one always.
+        Which linears carry a bias: ``attention_bias`` of Llama sets the first two and ``mlp_bias``
+        the third, Qwen2 always has the first alone, Mistral has none.
+    sliding_window : int, optional
+        How many tokens the attention of some layer sees at most, its own included.
     """
 
     architecture: str
@@ -90,11 +76,42 @@ class LlamaConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float = 10000.0
-    rope_scaling: RopeScaling = RopeScaling()
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
     tie_word_embeddings: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    sliding_window: int | None = None
+
+    @property
+    def longest_context(self) -> int:
+        """The most tokens of a sequence: as long as no window has to slide."""
+        longest = self.max_position_embeddings
+        return longest if self.sliding_window is None else min(longest, self.sliding_window)
+
+    @property
+    def context_limit(self) -> str:
+        """What `longest_context` is, in words for errors."""
+        if self.longest_context == self.max_position_embeddings:
+            return "the model's max_position_embeddings"
+        return (
+            "the model's sliding_window: attention that slides is not supported, so a text has to "
+            "fit in one window"
+        )
+
+    def check_context(self, context: int) -> None:
+        """Refuse a context that the model does not have.
+
+        Raises
+        ------
+        InputError
+            If it is not from 1 to `longest_context`.
+        """
+        if not 1 <= context <= self.longest_context:
+            raise InputError(
+                f"context is {context}; it must be from 1 to {self.longest_context}, "
+                f"{self.context_limit}"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> LlamaConfig:
@@ -127,9 +144,10 @@ class LlamaConfig:
         >>> config.head_dim * config.num_attention_heads == config.hidden_size
         True
         """
-        fields = _Fields(config)
+        fields = Fields(config)
         architecture = _architecture(config)
         hidden_size = fields.size("hidden_size")
+        layers = fields.size("num_hidden_layers", largest=_MOST_LAYERS)
         heads = fields.size("num_attention_heads")
         kv_heads = fields.size("num_key_value_heads", heads)
         if heads % kv_heads:
@@ -137,15 +155,15 @@ class LlamaConfig:
                 f"num_key_value_heads is {kv_heads}; it must divide num_attention_heads = {heads}"
             )
         context = fields.size("max_position_embeddings")
-        _refuse_variants(config, architecture, context)
-        is_qwen2 = architecture == "Qwen2ForCausalLM"
-        attention_bias = fields.flag("attention_bias")
-        theta, scaling = _rope(config, context)
+        _refuse_variants(config)
+        has_options = architecture == "LlamaForCausalLM"  # the others' biases are fixed
+        attention_bias = has_options and fields.flag("attention_bias")
+        theta, scaling = read_rope(config, context)
         return cls(
             architecture=architecture,
             hidden_size=hidden_size,
             intermediate_size=fields.size("intermediate_size"),
-            num_hidden_layers=fields.size("num_hidden_layers", largest=_MOST_LAYERS),
+            num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             head_dim=_head_dim(fields, hidden_size, heads),
@@ -155,48 +173,11 @@ class LlamaConfig:
             rope_theta=theta,
             rope_scaling=scaling,
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
-            qkv_bias=attention_bias or is_qwen2,
-            o_bias=attention_bias and not is_qwen2,
-            mlp_bias=fields.flag("mlp_bias"),
+            qkv_bias=attention_bias or architecture == "Qwen2ForCausalLM",
+            o_bias=attention_bias,
+            mlp_bias=has_options and fields.flag("mlp_bias"),
+            sliding_window=_sliding_window(fields, architecture, layers),
         )
-
-
-class _Fields:
-    """Typed access to a JSON object, with errors that name the field."""
-
-    def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
-        self.values = values
-        self.where = where
-
-    def _get(self, name: str, default: Any) -> Any:
-        value = self.values.get(name)
-        if value is None:  # absent and null mean the same in these files
-            value = default
-        if value is None:
-            raise InputError(f"{self.where}{name} is missing; config.json must state it")
-        return value
-
-    def size(self, name: str, default: int | None = None, largest: int = _LARGEST) -> int:
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            raise InputError(
-                f"{self.where}{name} is {value!r}; it must be an integer from 1 to {largest}"
-            )
-        return value
-
-    def positive(self, name: str, default: float | None = None) -> float:
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{self.where}{name} is {value!r}; it must be a positive number")
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{self.where}{name} is {value!r}; it must be finite and above 0")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        value = self._get(name, False)
-        if not isinstance(value, bool):
-            raise InputError(f"{self.where}{name} is {value!r}; it must be true or false")
-        return value
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -210,11 +191,17 @@ def _architecture(config: Mapping[str, Any]) -> str:
         raise InputError(
             f"architecture {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
         )
+    expected, found = _MODEL_TYPES[name], config.get("model_type")
+    if found not in (None, expected):
+        raise InputError(
+            f"model_type is {found!r} and architectures has {name!r}, whose model_type is "
+            f"{expected!r}; config.json must agree with itself"
+        )
     return name
 
 
-def _head_dim(fields: _Fields, hidden_size: int, heads: int) -> int:
-    if fields.values.get("head_dim") is None and hidden_size % heads:
+def _head_dim(fields: Fields, hidden_size: int, heads: int) -> int:
+    if not fields.has("head_dim") and hidden_size % heads:
         raise InputError(
             f"hidden_size is {hidden_size}; without head_dim it must be a multiple of "
             f"num_attention_heads = {heads}"
@@ -225,55 +212,51 @@ def _head_dim(fields: _Fields, hidden_size: int, heads: int) -> int:
     return head_dim
 
 
-def _refuse_variants(config: Mapping[str, Any], architecture: str, context: int) -> None:
-    """Refuse what these architectures may ask for and this forward pass does not do."""
+def _refuse_variants(config: Mapping[str, Any]) -> None:
+    """Refuse what files of these architectures may ask for and this forward pass does not do."""
     activation = config.get("hidden_act", "silu")
     if activation not in _ACTIVATIONS:
         raise InputError(
             f"hidden_act is {activation!r}; supported are {', '.join(map(repr, _ACTIVATIONS))}"
         )
-    window = config.get("sliding_window")
-    if architecture == "Qwen2ForCausalLM" and not config.get("use_sliding_window", False):
-        window = None  # Qwen2 files state a window that they do not use
-    if window is not None and not (isinstance(window, int) and window >= context):
-        raise InputError(
-            f"sliding_window is {window!r}; sliding-window attention is not supported, it must be "
-            f"null or at least max_position_embeddings = {context}"
-        )
-    rotary = config.get("partial_rotary_factor", 1.0)
-    if rotary not in (None, 1, 1.0):
-        raise InputError(f"partial_rotary_factor is {rotary!r}; only 1.0 is supported")
+    for name in _EXPERTS:
+        if config.get(name) not in (None, 0, 1):
+            raise InputError(
+                f"{name} is {config[name]!r}: a mixture of experts; only dense models are supported"
+            )
 
 
-def _rope(config: Mapping[str, Any], context: int) -> tuple[float, RopeScaling]:
-    """Read ``rope_theta`` and ``rope_scaling``, or ``rope_parameters`` that holds both."""
-    name = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
-    given = config.get(name) or {}
-    if not isinstance(given, Mapping):
-        raise InputError(f"{name} is {given!r}; it must be an object or null")
-    inner = _Fields(given, f"{name}.")
-    outer = _Fields(config)
-    theta = inner.positive("rope_theta", outer.positive("rope_theta", 10000.0))
-    rope_type = given.get("rope_type", given.get("type", "default"))
-    if rope_type not in _ROPE_TYPES:
-        raise InputError(
-            f"{name}.rope_type is {rope_type!r}; supported are {', '.join(map(repr, _ROPE_TYPES))}"
-        )
-    if rope_type == "default":
-        return theta, RopeScaling()
-    factor = inner.positive("factor")
-    if rope_type == "linear":
-        return theta, RopeScaling("linear", factor)
-    scaling = RopeScaling(
-        "llama3",
-        factor,
-        inner.positive("low_freq_factor"),
-        inner.positive("high_freq_factor"),
-        inner.size("original_max_position_embeddings", context),
-    )
-    if scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise InputError(
-            f"{name}.high_freq_factor is {scaling.high_freq_factor}; it must be above "
-            f"low_freq_factor = {scaling.low_freq_factor}"
-        )
-    return theta, scaling
+def _sliding_window(fields: Fields, architecture: str, layers: int) -> int | None:
+    """Return the window, if the attention of any layer has one.
+
+    Llama has none in transformers; a file that states one anyhow belongs to a model that was
+    trained with it, and within one window both readings are the same.
+    """
+    if not _has_sliding_layer(fields, architecture, layers):
+        return None
+    # An explicit null is full attention, an absent field is not.
+    is_default = "sliding_window" not in fields.values and architecture != "LlamaForCausalLM"
+    if not is_default and not fields.has("sliding_window"):
+        return None
+    return fields.size("sliding_window", _WINDOW)
+
+
+def _has_sliding_layer(fields: Fields, architecture: str, layers: int) -> bool:
+    kinds = fields.values.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers:
+            raise InputError(
+                f"layer_types must be a list of {layers} names, one for each of num_hidden_layers"
+            )
+        for kind in kinds:
+            if kind not in _ATTENTIONS:
+                raise InputError(
+                    f"layer_types has {kind!r}; supported are {', '.join(map(repr, _ATTENTIONS))}"
+                )
+    if architecture != "Qwen2ForCausalLM":
+        return True
+    if not fields.flag("use_sliding_window"):
+        return False  # its files state a window that they do not use
+    if kinds is not None:
+        return "sliding_attention" in kinds
+    return fields.size("max_window_layers", _FIRST_SLIDING_LAYER, least=0) < layers

@@ -96,9 +96,10 @@ def generate(
     if not 0 < top_p <= 1:
         raise InputError(f"top_p is {top_p}; it must be above 0 and at most 1")
     if not 1 <= len(prompt) < model.context:
+        limit = getattr(model, "context_limit", "what the model takes")
         raise InputError(
             f"the prompt has {len(prompt)} tokens; it must have from 1 to {model.context - 1}, one "
-            "less than the context"
+            f"less than the context: {limit}"
         )
     rng = np.random.default_rng(seed)
     draw = partial(choose, temperature=temperature, top_p=top_p, rng=rng)

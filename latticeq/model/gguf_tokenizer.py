@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latticeq.errors import FormatError
+from latticeq.model.gguf_sentencepiece import build_sentencepiece
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -151,36 +152,26 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     Returns
     -------
     tokenizers.Tokenizer
-        Byte-level BPE with the file's special tokens.
+        Byte-level or SentencePiece's BPE with the file's special tokens.
 
     Raises
     ------
     FormatError
-        If the tokenizer is not a byte-level BPE with a known pre-tokenizer, or is inconsistent.
+        If the tokenizer is neither SentencePiece's BPE nor a byte-level one with a known
+        pre-tokenizer, or is inconsistent.
     """
-    from tokenizers import Tokenizer, decoders, normalizers, processors
-    from tokenizers.models import BPE
+    from tokenizers import processors
 
-    model = metadata.get("tokenizer.ggml.model")
-    if str(model) != "gpt2":
-        raise FormatError(
-            f"tokenizer.ggml.model is {short(model)}; only 'gpt2' (byte-level BPE) is supported: "
-            "convert from the model's Hugging Face folder instead"
-        )
-    family = _family(metadata)
+    is_sentencepiece = _is_sentencepiece(metadata)
     tokens = _tokens(metadata)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise FormatError(f"the vocabulary of {len(tokens)} tokens has duplicates")
-    try:
-        bpe = BPE(vocabulary, _merges(metadata), ignore_merges=family.ignore_merges)
-    except Exception as error:  # the library raises bare Exception
-        raise FormatError(f"the vocabulary and merges do not fit together: {error}") from error
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = _pre_tokenizer(family)
-    tokenizer.decoder = decoders.ByteLevel()
-    if family.composes:
-        tokenizer.normalizer = normalizers.NFC()
+    if is_sentencepiece:
+        unknown = special_tokens(metadata).unk
+        tokenizer = build_sentencepiece(metadata, vocabulary, unknown)
+    else:
+        tokenizer = _byte_level(metadata, vocabulary)
     tokenizer.add_tokens(_whole_tokens(metadata, tokens))
     bos = special_tokens(metadata).bos
     if bos is not None and _adds_bos(metadata):
@@ -191,8 +182,37 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
+def _is_sentencepiece(metadata: Mapping[str, Any]) -> bool:
+    """Tell which of the two kinds of BPE it is: llama.cpp names them after GPT-2 and Llama."""
+    model = metadata.get("tokenizer.ggml.model")
+    if str(model) not in ("gpt2", "llama"):
+        raise FormatError(
+            f"tokenizer.ggml.model is {short(model)}; supported are 'gpt2' (byte-level BPE) and "
+            "'llama' (SentencePiece's BPE): convert from the model's Hugging Face folder instead"
+        )
+    return str(model) == "llama"
+
+
+def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, normalizers
+    from tokenizers.models import BPE
+
+    family = _family(metadata)
+    try:
+        bpe = BPE(dict(vocabulary), _merges(metadata), ignore_merges=family.ignore_merges)
+    except Exception as error:  # the library raises bare Exception
+        raise FormatError(f"the vocabulary and merges do not fit together: {error}") from error
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = _pre_tokenizer(family)
+    tokenizer.decoder = decoders.ByteLevel()
+    if family.composes:
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
 def _adds_bos(metadata: Mapping[str, Any]) -> bool:
-    return metadata.get("tokenizer.ggml.add_bos_token", _family(metadata).adds_bos) is True
+    default = _is_sentencepiece(metadata) or _family(metadata).adds_bos
+    return metadata.get("tokenizer.ggml.add_bos_token", default) is True
 
 
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

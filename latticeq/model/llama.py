@@ -188,10 +188,16 @@ class Llama:
         self.blocks = list(blocks)
         self.norm = norm
         self.head = head
-        self.context = config.max_position_embeddings if context is None else context
+        self.context = config.longest_context if context is None else context
         self.kv = kv
         self.cache_dtype = np.dtype(cache_dtype)
         self._turn = frequencies(config)  # (K/2,)
+
+    @property
+    def context_limit(self) -> str:
+        """What `context` is, in words for errors."""
+        is_longest = self.context == self.config.longest_context
+        return self.config.context_limit if is_longest else "the context that was asked for"
 
     @property
     def nbytes(self) -> int:
@@ -301,7 +307,7 @@ class Llama:
         if not isinstance(prompt, str):
             return list(generate(self, prompt, **options))
         options.setdefault("stop_ids", self.tokenizer.stop_ids)
-        ids = generate(self, self.tokenizer.tokenize(prompt), **options)
+        ids = generate(self, self.tokenizer.tokenize_prompt(prompt), **options)
         return self.tokenizer.detokenize(ids)
 
     def nll(self, hidden: NDArray[np.float32], targets: ArrayLike) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.errors import FormatError, InputError
+from latticeq.errors import FormatError
 from latticeq.errors import context as error_context
 from latticeq.linear.base import Linear, Table
 from latticeq.linear.coded import CodedLinear
@@ -43,6 +43,19 @@ __all__ = [
 
 _FLOATS = ("F32", "F16", "BF16")
 
+_FOREIGN = {
+    ".weight.quant_map": "bitsandbytes",
+    ".weight.absmax": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale": "compressed-tensors or another library of 8 bits",
+    ".weight_scale_inv": "another library of 8 bits",
+    ".qweight": "GPTQ or AWQ",
+    ".qzeros": "GPTQ or AWQ",
+    ".scales": "MLX, GPTQ or AWQ",
+}
+"""Ends of tensor names that give away who quantized a model."""
+
 
 def load(folder: str | Path, context: int | None = None, *, runtime: str = "packed") -> Llama:
     """Load a model folder.
@@ -52,8 +65,8 @@ def load(folder: str | Path, context: int | None = None, *, runtime: str = "pack
     folder : str or Path
         With ``config.json`` and safetensors weights, single or sharded.
     context : int, optional
-        The default context of caches; at most the model's ``max_position_embeddings``, which is
-        the default.
+        The default context of caches; at most the model's ``longest_context``, which is the
+        default: its ``max_position_embeddings``, or its sliding window if that is shorter.
     runtime : "packed", "int8" or "float32"
         How packed matrices are multiplied, see `latticeq.linear.packed.RUNTIMES`.
 
@@ -65,12 +78,8 @@ def load(folder: str | Path, context: int | None = None, *, runtime: str = "pack
         If the configuration is one that this forward pass does not do.
     """
     config = load_config(folder)
-    longest = config.max_position_embeddings
-    if context is not None and not 1 <= context <= longest:
-        raise InputError(
-            f"context is {context}; it must be from 1 to {longest}, the model's "
-            "max_position_embeddings"
-        )
+    if context is not None:
+        config.check_context(context)
     weights = Weights(folder, config)
     embedding = load_embedding(weights, runtime)
     blocks = [load_block(weights, index, runtime) for index in range(config.num_hidden_layers)]
@@ -103,16 +112,27 @@ def load_config(folder: str | Path) -> LlamaConfig:
         If a field is not one that the forward pass can follow.
     """
     path = Path(folder) / "config.json"
+    if not path.exists() and (Path(folder) / "adapter_config.json").exists():
+        raise FormatError(
+            f"{folder} holds an adapter (adapter_config.json), not a model; merge it into its base "
+            "model first, and give the folder of the result"
+        )
     values = _read_json(path)
     with error_context(str(path)):
-        quantized = values.get("quantization_config")
-        if quantized is not None:
-            method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-            if method != "latticeq":
-                raise FormatError(
-                    f"has weights quantized by {method!r}; give the folder of the float model"
-                )
+        for name in ("quantization_config", "quantization", "compression_config"):
+            if name in values and values[name] is not None:
+                _refuse_foreign(name, values[name])
         return LlamaConfig.from_dict(values)
+
+
+def _refuse_foreign(name: str, quantized: Any) -> None:
+    """Refuse what config.json says of weights that other software quantized."""
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+    if name != "quantization_config" or method != "latticeq":
+        raise FormatError(
+            f"has weights quantized by {method or name!r} ({name}); give the folder of the float "
+            "model: float32, float16 or bfloat16"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -159,6 +179,8 @@ class Weights:
         self._stored = sanitize(self.folder.names, config)
         if quantized is None:
             quantized = _quantization(Path(folder))
+        if not quantized:
+            _refuse_foreign_tensors(self.folder)
         self.coding = RunCoding.from_config(quantized)
         shapes = expected_tensors(config) | self._expected_offsets()
         self._shapes = {name: size for name, size in shapes.items() if name.startswith(prefix)}
@@ -237,6 +259,17 @@ class Weights:
     def matrix_float32(self, name: str) -> NDArray[np.float32]:
         """Return a float matrix in float32: the map itself if it is stored so."""
         return self.folder.float32(self._stored[name])
+
+
+def _refuse_foreign_tensors(folder: TensorFolder) -> None:
+    """Refuse tensors that only other quantizers write; some say nothing of it in config.json."""
+    for name in folder.names:
+        for suffix, software in _FOREIGN.items():
+            if name.endswith(suffix):
+                raise FormatError(
+                    f"{folder.folder}: tensor {name} is of weights quantized by {software}; give "
+                    "the folder of the float model: float32, float16 or bfloat16"
+                )
 
 
 def _quantization(folder: Path) -> dict[str, Any]:

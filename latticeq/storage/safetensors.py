@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 from latticeq.errors import FormatError, InputError, context
 from latticeq.storage.disk import disk_errors
 
-__all__ = ["DTYPES", "SafetensorsWriter", "TensorFolder", "TensorInfo", "bfloat16_to_float32"]
+__all__ = [
+    "DTYPES",
+    "INDEX",
+    "SINGLE",
+    "SafetensorsWriter",
+    "TensorFolder",
+    "TensorInfo",
+    "bfloat16_to_float32",
+    "read_index",
+]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(code)
@@ -47,7 +56,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 """safetensors dtype name to the NumPy dtype that holds its bytes."""
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The weights of a folder in one file, and the list of those in several."""
+
 _ALIGNMENT = 64  # a cache line, and the widest vector load
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
@@ -135,12 +146,12 @@ class TensorFolder:
         self._infos: dict[str, TensorInfo] = {}
         self._maps: dict[Path, NDArray[np.uint8]] = {}
         weight_map = self._weight_map()
-        for path in sorted({*weight_map.values()} or {self.folder / _SINGLE}):
+        for path in sorted({*weight_map.values()} or {self.folder / SINGLE}):
             self._open(path, weight_map)
         for name, path in weight_map.items():
             if name not in self._infos:
                 raise FormatError(
-                    f"{path}: tensor {name} is missing, though {_INDEX} places it here"
+                    f"{path}: tensor {name} is missing, though {INDEX} places it here"
                 )
         self.names = sorted(self._infos)
 
@@ -217,30 +228,15 @@ class TensorFolder:
 
     def _weight_map(self) -> dict[str, Path]:
         """Return tensor name to shard, empty for a single file."""
-        if (self.folder / _SINGLE).exists():
+        if (self.folder / SINGLE).exists():
             return {}
-        path = self.folder / _INDEX
+        path = self.folder / INDEX
         if not path.exists():
             raise FormatError(
-                f"{self.folder} has neither {_SINGLE} nor {_INDEX}; give a Hugging Face model "
+                f"{self.folder} has neither {SINGLE} nor {INDEX}; give a Hugging Face model "
                 "folder with safetensors weights"
             )
-        with context(str(path)):
-            try:
-                index = json.loads(path.read_text("utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
-                raise FormatError(f"cannot be read as JSON: {error}") from error
-            weight_map = index.get("weight_map") if isinstance(index, dict) else None
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise FormatError("has no weight_map, which must map tensor names to files")
-            return {name: self._shard(name, file) for name, file in weight_map.items()}
-
-    def _shard(self, name: str, file: object) -> Path:
-        # A plain name only: an index from elsewhere must not make us read any other folder.
-        plain = isinstance(file, str) and file.endswith(".safetensors") and file[0] != "."
-        if not plain or any(character in str(file) for character in "/\\:\0"):
-            raise FormatError(f"places tensor {name} in {file!r}, which is not a shard's file name")
-        return self.folder / str(file)
+        return {name: self.folder / file for name, file in read_index(path).items()}
 
     def _open(self, path: Path, weight_map: Mapping[str, Path]) -> None:
         with context(str(path)):
@@ -255,6 +251,37 @@ class TensorFolder:
             self._infos[name] = TensorInfo(
                 name, entry["dtype"], shape, end - start, path, data_start + start
             )
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Return the name of the shard that holds each tensor, from an index.
+
+    Parameters
+    ----------
+    path : Path
+        A ``model.safetensors.index.json``.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be read, or names a file that is not one of the folder's own.
+    """
+    with context(str(path)):
+        try:
+            index = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"cannot be read as JSON: {error}") from error
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise FormatError("has no weight_map, which must map tensor names to files")
+        for name, file in weight_map.items():
+            # A plain name only: an index from elsewhere must not make us read any other folder.
+            plain = isinstance(file, str) and file.endswith(".safetensors") and file[0] != "."
+            if not plain or any(character in str(file) for character in "/\\:\0"):
+                raise FormatError(
+                    f"places tensor {name} in {file!r}, which is not a shard's file name"
+                )
+        return weight_map
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]], int]:

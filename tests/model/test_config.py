@@ -87,10 +87,42 @@ def test_rope_in_old_and_new_files(given, theta, scaling):
         ({"rope_theta": "big"}, "rope_theta is 'big'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported are 'silu'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; it must be true or false"),
-        ({"sliding_window": 128}, "sliding_window is 128"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"sliding_window": "wide"}, "sliding_window is 'wide'; it must be an integer from 1"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"layer_types": ["full_attention"]}, "layer_types must be a list of 2 names"),
+        ({"layer_types": "full"}, "layer_types must be a list of 2 names"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "has 'linear_attention'; supp"),
+        ({"model_type": "mistral"}, "model_type is 'mistral' .* whose model_type is 'llama'"),
+        ({"num_local_experts": 8}, "num_local_experts is 8: a mixture of experts"),
+        ({"num_experts": 60}, "num_experts is 60: a mixture of experts"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1.0"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}},
+            "rope_parameters.partial_rotary_factor is 0.25; only 1.0",
+        ),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear'"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.rope_type is 'yarn'; supported"),
+        *(
+            (
+                {"rope_scaling": {field: name, "factor": 4.0}},
+                f"rope_scaling.rope_type is '{name}'; supported are 'default', 'linear', 'llama3'",
+            )
+            for name in ("yarn", "longrope", "dynamic", "su", "mrope")
+            for field in ("rope_type", "type")
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+            "rope_parameters.rope_type is 'yarn'",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters.full_attention is an object",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": LLAMA3},
+            "rope_parameters and rope_scaling differ",
+        ),
+        ({"rope_scaling": LLAMA3 | {"factor": 0.5}}, "rope_scaling.factor is 0.5; it must be at l"),
+        ({"rope_scaling": LLAMA3, "original_max_position_embeddings": 128}, "is 64 and .* is 128"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing"),
         ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "must be above low_freq_factor"),
         ({"rope_scaling": LLAMA3 | {"low_freq_factor": None}}, "low_freq_factor is missing"),
@@ -101,10 +133,45 @@ def test_errors_name_the_field(given, message):
         LlamaConfig.from_dict(BASE | given)
 
 
-def test_a_window_that_never_slides_is_allowed():
-    long = BASE | {"architectures": ["MistralForCausalLM"], "sliding_window": 256}
-    unused = CONFIGS["qwen2"] | {"sliding_window": 16, "use_sliding_window": False}
-    assert LlamaConfig.from_dict(long).max_position_embeddings == 256
-    assert LlamaConfig.from_dict(unused).architecture == "Qwen2ForCausalLM"
-    with pytest.raises(InputError, match="sliding_window"):
-        LlamaConfig.from_dict(unused | {"use_sliding_window": True})
+MISTRAL = CONFIGS["mistral"] | {"max_position_embeddings": 32768}
+QWEN2 = CONFIGS["qwen2"] | {"max_position_embeddings": 32768, "sliding_window": 1024}
+MIXED = {"layer_types": ["full_attention", "sliding_attention"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "window"),
+    [
+        (MISTRAL | {"sliding_window": 4096}, 4096),
+        (MISTRAL | {"sliding_window": None}, None),
+        (MISTRAL, 4096),  # what transformers takes where a file does not say
+        (MISTRAL | {"sliding_window": 65536}, 65536),
+        (BASE, None),
+        (BASE | {"sliding_window": 128}, 128),
+        (QWEN2, None),
+        (QWEN2 | {"use_sliding_window": False}, None),
+        (QWEN2 | {"use_sliding_window": True}, None),  # from layer 28 on, and there are two
+        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 2}, None),
+        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 1}, 1024),
+        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 0}, 1024),
+        (QWEN2 | {"use_sliding_window": True, "sliding_window": None} | MIXED, None),
+        (QWEN2 | {"use_sliding_window": True} | MIXED, 1024),
+        (QWEN2 | {"use_sliding_window": False} | MIXED, None),
+    ],
+)
+def test_a_window_bounds_the_context(given, window):
+    config = LlamaConfig.from_dict(given)
+    assert config.sliding_window == window
+    longest = config.max_position_embeddings
+    assert config.longest_context == (longest if window is None else min(window, longest))
+    config.check_context(config.longest_context)
+    reason = "sliding_window" if config.longest_context < longest else "max_position_embeddings"
+    for context in (0, config.longest_context + 1):
+        with pytest.raises(InputError, match=rf"from 1 to {config.longest_context}, .*{reason}"):
+            config.check_context(context)
+
+
+def test_biases_that_an_architecture_has_not_are_not_asked_for():
+    for name in ("mistral", "qwen2"):  # their forward passes in transformers know no such fields
+        given = CONFIGS[name] | {"attention_bias": True, "mlp_bias": True}
+        config = LlamaConfig.from_dict(given)
+        assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (name == "qwen2", False, False)

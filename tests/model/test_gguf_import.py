@@ -9,10 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, InputError
-from latticeq.model.gguf_import import import_gguf, unpermute_rows
+from latticeq.model.config import LlamaConfig
+from latticeq.model.gguf_import import import_gguf
+from latticeq.model.gguf_names import unpermute_rows
+from latticeq.model.loader import load
+from latticeq.model.quantize import quantize
 from latticeq.storage.safetensors import TensorFolder
 from tests import tiny_gguf
-from tests.tiny_gguf import D, F, G, H, K, write_gguf, write_tiny_model
+from tests.tiny_gguf import D, F, G, H, K, llama3_divisors, write_gguf, write_tiny_model
 
 
 def convert(tmp_path: Path, source: Path) -> Path:
@@ -140,26 +144,23 @@ def test_every_end_token_is_a_stop(tmp_path: Path, rng: np.random.Generator) -> 
     assert read(folder, "config.json")["eos_token_id"] == 2
 
 
-def test_linear_rope_scaling(tmp_path: Path, rng: np.random.Generator) -> None:
-    changes = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
-    folder = convert(tmp_path, write_tiny_model(tmp_path / "m.gguf", rng, **changes))
-    scaling = {"rope_type": "linear", "factor": 4.0}
-    assert read(folder, "config.json")["rope_scaling"] == scaling
-
-
-def llama3_divisors(factor: float, theta: float, original: int) -> NDArray[np.float32]:
-    """Follow the steps that llama.cpp's converter takes, one frequency after another."""
-    divisors = []
-    for i in range(0, K, 2):
-        wavelength = 2 * np.pi * theta ** (i / K)
-        if wavelength < original / 4:
-            divisors.append(1.0)
-        elif wavelength > original / 1:
-            divisors.append(factor)
-        else:
-            smooth = (original / wavelength - 1) / (4 - 1)
-            divisors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(divisors, np.float32)
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}, 4.0),
+        ({"llama__rope__scaling__factor": 4.0}, 4.0),  # as llama.cpp reads a bare factor
+        ({"llama__rope__scale_linear": 2.0}, 2.0),  # as files of 2023 have it
+        ({"llama__rope__scale_linear": 1.0}, None),
+        ({"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 4.0}, None),
+        ({"llama__rope__scaling__type": "linear"}, None),
+    ],
+)
+def test_linear_rope_scaling(
+    tmp_path: Path, rng: np.random.Generator, changes: dict[str, Any], factor: float | None
+) -> None:
+    source = write_tiny_model(tmp_path / "m.gguf", rng, **changes)
+    scaling = read(convert(tmp_path, source), "config.json")["rope_scaling"]
+    assert scaling == (None if factor is None else {"rope_type": "linear", "factor": factor})
 
 
 @pytest.mark.parametrize(("theta", "factor"), [(500000.0, 8.0), (500000.0, 32.0), (30000.0, 8.0)])
@@ -187,10 +188,97 @@ def test_other_rope_factors_are_refused(tmp_path: Path, rng: np.random.Generator
         convert(tmp_path, source)
 
 
+def test_two_rope_scalings_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    arrays = tiny_gguf.tensors(rng)
+    arrays["rope_freqs.weight"] = llama3_divisors(8.0, 100000.0, 8192)
+    pairs = tiny_gguf.metadata() | {"llama.rope.scaling.factor": 2.0}
+    source = write_gguf(tmp_path / "m.gguf", pairs, arrays)
+    with pytest.raises(
+        FormatError, match=r"scaling\.factor and tensor rope_freqs\.weight; only one"
+    ):
+        convert(tmp_path, source)
+
+
+def test_qwen2_keeps_its_rows_and_has_biases(tmp_path: Path, rng: np.random.Generator) -> None:
+    arrays = tiny_gguf.tensors(rng) | tiny_gguf.biases(rng, tiny_gguf.ATTENTION)
+    pairs = tiny_gguf.metadata("qwen2") | {"tokenizer.ggml.pre": "qwen2"}
+    folder = convert(tmp_path, write_gguf(tmp_path / "m.gguf", pairs, arrays))
+    config = LlamaConfig.from_dict(read(folder, "config.json"))
+    assert config.architecture == "Qwen2ForCausalLM"
+    assert (config.qkv_bias, config.o_bias, config.sliding_window) == (True, False, None)
+    tensors = TensorFolder(folder)
+    for module in ("q", "k", "v"):
+        for kind in ("weight", "bias"):
+            found = tensors.raw(f"model.layers.1.self_attn.{module}_proj.{kind}")
+            np.testing.assert_array_equal(found, arrays[f"blk.1.attn_{module}.{kind}"])
+
+
+def test_biases_of_a_llama_have_their_weights_rows(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    attention = (*tiny_gguf.ATTENTION, "attn_output")
+    arrays = tiny_gguf.tensors(rng) | tiny_gguf.biases(rng, attention)
+    folder = convert(tmp_path, write_gguf(tmp_path / "m.gguf", tiny_gguf.metadata(), arrays))
+    config = read(folder, "config.json")
+    assert (config["attention_bias"], config["mlp_bias"]) == (True, False)
+    tensors = TensorFolder(folder)
+    key = tensors.raw("model.layers.0.self_attn.k_proj.bias")
+    np.testing.assert_array_equal(key, unpermute_rows(arrays["blk.0.attn_k.bias"], G))
+    assert not np.array_equal(key, arrays["blk.0.attn_k.bias"])
+    value = tensors.raw("model.layers.0.self_attn.v_proj.bias")
+    np.testing.assert_array_equal(value, arrays["blk.0.attn_v.bias"])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "biased", "words"),
+    [
+        ("qwen2", ("attn_q", "attn_v"), r"tensor blk\.0\.attn_k\.bias is missing"),
+        (
+            "qwen2",
+            (*tiny_gguf.ATTENTION, "attn_output"),
+            "attn_output.bias has no place in a Qwen2",
+        ),
+        ("llama", tiny_gguf.ATTENTION, r"tensor blk\.0\.attn_output\.bias is missing"),
+        ("llama", ("ffn_up",), r"tensor blk\.0\.ffn_gate\.bias is missing"),
+    ],
+)
+def test_biases_are_whole(
+    tmp_path: Path,
+    rng: np.random.Generator,
+    architecture: str,
+    biased: tuple[str, ...],
+    words: str,
+) -> None:
+    arrays = tiny_gguf.tensors(rng) | tiny_gguf.biases(rng, biased)
+    source = write_gguf(tmp_path / "m.gguf", tiny_gguf.metadata(architecture), arrays)
+    with pytest.raises(FormatError, match=words):
+        convert(tmp_path, source)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_a_window_is_kept(tmp_path: Path, rng: np.random.Generator, architecture: str) -> None:
+    biased = tiny_gguf.ATTENTION if architecture == "qwen2" else ()
+    arrays = tiny_gguf.tensors(rng) | tiny_gguf.biases(rng, biased)
+    pairs = tiny_gguf.metadata(architecture) | {f"{architecture}.attention.sliding_window": 64}
+    folder = convert(tmp_path, write_gguf(tmp_path / "m.gguf", pairs, arrays))
+    assert LlamaConfig.from_dict(read(folder, "config.json")).longest_context == 64
+
+
+def test_a_qwen2_file_can_be_quantized(tmp_path: Path, rng: np.random.Generator) -> None:
+    pairs, arrays = tiny_gguf.variants()["qwen2"]
+    source = write_gguf(tmp_path / "m.gguf", pairs, arrays)
+    quantize(source, tmp_path / "out", feedback="none")
+    ids = rng.integers(0, len(tiny_gguf.vocabulary()), 20)
+    wanted, found = load(convert(tmp_path / "float", source)), load(tmp_path / "out")
+    assert found.config == wanted.config
+    error = found.logits(ids) - wanted.logits(ids)
+    assert 0 < np.square(error).sum() < 0.3 * np.square(wanted.logits(ids)).sum()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"general__architecture": "falcon"}, "'falcon'; only 'llama'"),
+        ({"general__architecture": "falcon"}, "'falcon'; supported are llama, qwen2"),
         ({"llama__expert_count": 8}, "mixture of experts"),
         ({"llama__rope__scaling__type": "yarn"}, "'yarn'; supported are"),
         ({"llama__rope__dimension_count": 4}, "rotates 4 of 8"),

@@ -142,7 +142,8 @@ def test_every_end_token_counts_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": "llama"}, "model is 'llama'; only 'gpt2'"),
+        ({"model": "t5"}, "model is 't5'; supported are 'gpt2' .* and 'llama'"),
+        ({"model": "llama"}, "the vocabulary lacks <0x00>; SentencePiece's BPE is supported with"),
         ({"model": None}, "model is None"),
         ({"model": np.array([1, 2])}, "model is array"),
         ({"pre": "deepseek-coder"}, "pre is 'deepseek-coder'; supported are"),

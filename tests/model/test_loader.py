@@ -121,9 +121,76 @@ def test_foreign_quantization_is_refused(tmp_path):
     quantized = CONFIG | {"quantization_config": {"quant_method": "gptq"}}
     (tmp_path / "config.json").write_text(json.dumps(quantized), "utf-8")
     with pytest.raises(
-        FormatError, match="quantized by 'gptq'; give the folder of the float model"
+        FormatError, match=r"quantized by 'gptq' \(quantization_config\); give the folder of the"
     ):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, r"'awq' \(quantization_config\)"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "'bitsandbytes'"),
+        ({"quantization_config": {"bits": 4}}, r"'quantization_config' \(quantization_config\)"),
+        ({"quantization_config": 4}, r"4 \(quantization_config\)"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, r"'quantization' \(quantization\)"),
+        ({"quantization": {"quant_method": "latticeq"}}, r"'latticeq' \(quantization\)"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+    ],
+)
+def test_every_foreign_quantization_is_refused_by_name(tmp_path, given, words):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | given), "utf-8")
+    with pytest.raises(FormatError, match=f"quantized by .*{words}.*; give the folder of the fl"):
+        load_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | dict.fromkeys(given)), "utf-8")
+    assert load_config(tmp_path).vocab_size == CONFIG["vocab_size"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.layers.0.mlp.up_proj.qweight", "GPTQ or AWQ"),
+        ("model.layers.0.mlp.up_proj.weight.absmax", "bitsandbytes"),
+        ("model.layers.0.mlp.up_proj.SCB", "bitsandbytes"),
+        ("model.layers.0.mlp.up_proj.weight_packed", "compressed-tensors"),
+        ("model.layers.0.mlp.up_proj.scales", "MLX"),
+    ],
+)
+def test_tensors_of_other_quantizers_are_named(tmp_path, name, words):
+    weights = random_weights(CONFIG) | {name: np.zeros(4, np.float32)}
+    with pytest.raises(FormatError, match=rf"tensor {name} is of weights quantized by .*{words}"):
+        load(write_folder(tmp_path, CONFIG, weights))
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
+    with pytest.raises(FormatError, match=r"holds an adapter .* merge it into its base model"):
+        load_config(tmp_path)
+
+
+def test_a_window_bounds_the_context(tmp_path):
+    config = CONFIGS["mistral"] | {"sliding_window": 16}
+    folder = write_folder(tmp_path, config, random_weights(config))
+    with pytest.raises(InputError, match=r"context is 17; .* 1 to 16, the model's sliding_window"):
+        load(folder, 17)
+    model = load(folder)
+    assert model.context == 16
+    assert len(model.generate([1, 2, 3], max_tokens=100)) == 14  # a full window, and one more
+    with pytest.raises(InputError, match=r"prompt has 16 tokens; .* 1 to 15, .*sliding_window"):
+        model.generate(list(range(16)))
+    with pytest.raises(InputError, match=r"context is 17; .*sliding_window"):
+        model.logits(np.arange(17))
+    with pytest.raises(InputError, match=r"from 1 to 7, .*: the context that was asked for"):
+        load(folder, 8).generate(list(range(8)))
+
+
+def test_within_its_window_a_model_is_the_one_without(tmp_path):
+    config = CONFIGS["mistral"] | {"sliding_window": 16}
+    weights = random_weights(config)
+    windowed = load(write_folder(tmp_path / "a", config, weights))
+    plain = load(write_folder(tmp_path / "b", config | {"sliding_window": None}, weights))
+    ids = random_ids(config, 16)
+    np.testing.assert_array_equal(windowed.logits(ids), plain.logits(ids))
 
 
 def test_context_is_checked_before_weights(tmp_path):

@@ -144,6 +144,16 @@ def test_bad_stop_ids(tmp_path: Path, documents: dict[str, Any], words: str) -> 
         Tokenizer.from_folder(write_folder(tmp_path, **documents))
 
 
+def test_a_prompt_begins_as_the_tokenizer_says() -> None:
+    plain = byte_level()
+    assert plain.tokenize_prompt("the hello") == plain.tokenize("the hello")
+    llama = Tokenizer(build_tokenizer(gguf_metadata(pre="llama-bpe")), frozenset([2]))
+    ids = llama.tokenize("the hello")
+    assert llama.tokenize_prompt("the hello") == [1, *ids]
+    assert llama.tokenize_prompt("<|im_start|>the hello") == [1, *ids]
+    assert llama.tokenize_prompt("") == []
+
+
 def test_what_is_neither_text_nor_ids() -> None:
     tokenizer = byte_level()
     with pytest.raises(InputError, match="valid Unicode"):

@@ -45,16 +45,11 @@ class KVCache(ABC):
     Raises
     ------
     InputError
-        If `context` is not from 1 to ``config.max_position_embeddings``.
+        If `context` is not from 1 to ``config.longest_context``.
     """
 
     def __init__(self, config: LlamaConfig, context: int, layers: int | None = None) -> None:
-        longest = config.max_position_embeddings
-        if not 1 <= context <= longest:
-            raise InputError(
-                f"context is {context}; it must be from 1 to {longest}, the model's "
-                "max_position_embeddings"
-            )
+        config.check_context(context)
         layers = config.num_hidden_layers if layers is None else layers
         self.context = context
         self.length = 0
