@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from latticeq import PVQ, NestQuant
+from latticeq.cli import bench_distortion
 from latticeq.cli.accuracy_grid import GRID, QUICK, chosen_rows
 from latticeq.cli.comparison import Comparison
 from latticeq.errors import InputError
@@ -83,6 +85,32 @@ def test_rows_are_measured_once_and_reported(words: list[object], tmp_path: Path
     assert "| weights, cache and activations | " in written
     assert "## Rotating values" in written
     assert (tmp_path / "accuracy-perplexity.svg").read_text("utf-8").startswith("<?xml")
+
+
+def test_the_report_has_rates_lengths_and_splits(
+    words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    few = [("NestQuant", "NestQuant", NestQuant()), ("PVQ", "PVQ", PVQ())]
+    monkeypatch.setattr(bench_distortion, "methods", lambda: few)
+    work = tmp_path / "work"
+    work.mkdir()
+    for name, given in (("lengths", [words[2], "--group", 8]), ("distortion", ["--size", 128])):
+        measured = latticeq("bench", name, *given)
+        assert measured.code == 0, measured.err
+        (work / f"{name}.json").write_text(measured.out, "utf-8")
+    report = tmp_path / "accuracy.md"
+    done = latticeq(*words, "--rows", "float32,w-pvq2-ldlq,w-pvq5-ldlq", "--report", report)
+    assert done.code == 0, done.err
+    written = report.read_text("utf-8")
+    rates = written[written.index("## PVQ at any rate") :]
+    bits = [done.result["rows"][f"w-pvq{n}-ldlq"]["bits_per_weight"] for n in (2, 5)]
+    assert 2 < bits[0] < bits[1]
+    assert rates.index(f"| {bits[0]:.3f} |") < rates.index(f"| {bits[1]:.3f} |")
+    assert "| `mlp.down_proj` |" in written
+    assert "| 4.25 | 58 |" in written[written.index("## How PVQ splits its bits") :]
+    for name in ("lengths", "distortion"):
+        assert (tmp_path / f"accuracy-{name}.svg").read_text("utf-8").startswith("<?xml")
 
 
 def test_figures_of_another_text_are_not_mixed(words: list[object], tmp_path: Path) -> None:
