@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.codes.pyramid_index import rank_words, unrank_words
+from latticeq.codes.pyramid_index import FRONT, rank_words, unrank_words
 from latticeq.codes.pyramid_search import nearest_words
 from latticeq.errors import InputError
 
@@ -119,7 +119,7 @@ class PyramidCode:
                 raise InputError(
                     f"{name} is {value!r}; it must be an integer from {least} to {most}"
                 )
-        nbytes = 8 * self.n * (self.pulses + 2) * self.limbs
+        nbytes = 8 * self.n * (FRONT + self.pulses + 2) * self.limbs
         if nbytes > MAX_TABLE_BYTES:
             raise InputError(
                 f"words of {self.n} numbers and {self.pulses} pulses need a table of {nbytes} "
@@ -259,16 +259,16 @@ class PyramidCode:
 
 @lru_cache(maxsize=32)
 def _table(n: int, pulses: int, limbs: int) -> NDArray[np.uint64]:
-    """Return C(m, j − 1) for m < n and j up to K + 1, row by row from N(m, k)'s recurrence."""
+    """Return C(m, j − 1) for m < n and j up to K + 1, row by row as N(m, k) follows from them."""
     counts = [1] + [0] * pulses  # N(0, k)
     rows: list[int] = []
     for _ in range(n):
         sums = [0]
         for count in counts:
             sums.append(sums[-1] + count)
-        rows += sums
+        rows += [0] * FRONT + sums
         counts = [sums[k + 1] + sums[k] for k in range(pulses + 1)]
-    table: NDArray[np.uint64] = _as_limbs(rows, limbs).reshape(n, pulses + 2, limbs)
+    table: NDArray[np.uint64] = _as_limbs(rows, limbs).reshape(n, FRONT + pulses + 2, limbs)
     return table
 
 

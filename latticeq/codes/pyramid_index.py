@@ -21,7 +21,10 @@ import numpy as np
 
 from latticeq.jit import kernel, prange
 
-__all__ = ["rank_words", "unrank_into", "unrank_words"]
+__all__ = ["FRONT", "rank_words", "unrank_into", "unrank_words"]
+
+FRONT = 8
+"""Columns of zeros before a table: how many magnitudes `_unrank_narrow` tries at a time."""
 
 CHUNK = 64
 """Rows that share their scratch arrays."""
@@ -37,8 +40,8 @@ def rank_words(words: Any, table: Any, index: Any) -> None:
     Parameters
     ----------
     words : (R, n) int16
-    table : (n, K + 2, limbs) uint64
-        At (m, j): C(m, j − 1), which is 0 for j = 0.
+    table : (n, FRONT + K + 2, limbs) uint64
+        At (m, FRONT + j): C(m, j − 1), which is 0 for j = 0, as is all before it.
     index : (R, limbs) uint64, output
     """
     for row in prange(len(words)):
@@ -50,31 +53,31 @@ def rank_words(words: Any, table: Any, index: Any) -> None:
 
 @kernel
 def _rank_narrow(word: Any, table: Any) -> Any:
-    n, k, index = len(word), np.int64(table.shape[1] - 2), np.uint64(0)
+    n, at, index = len(word), np.int64(table.shape[1] - 2), np.uint64(0)
     for i in range(n):
         m, y = n - 1 - i, np.int64(word[i])
         if y != 0:
-            rest = k - abs(y)
-            index += table[m, k + 1, 0] + table[m, k, 0] - table[m, rest + 1, 0]
+            rest = at - abs(y)
+            index += table[m, at + 1, 0] + table[m, at, 0] - table[m, rest + 1, 0]
             index -= table[m, rest + 1, 0] if y > 0 else table[m, rest, 0]
-            k = rest
+            at = rest
     return index
 
 
 @kernel
 def _rank(word: Any, table: Any, index: Any) -> None:
-    n, k = len(word), np.int64(table.shape[1] - 2)
+    n, at = len(word), np.int64(table.shape[1] - 2)
     index[:] = 0
     for i in range(n):
         y = np.int64(word[i])
         if y != 0:
             row = table[n - 1 - i]
-            rest = k - abs(y)
-            _add(index, row[k + 1])
-            _add(index, row[k])
+            rest = at - abs(y)
+            _add(index, row[at + 1])
+            _add(index, row[at])
             _subtract(index, row[rest + 1])
             _subtract(index, row[rest + 1] if y > 0 else row[rest])
-            k = rest
+            at = rest
 
 
 @kernel(parallel=True)
@@ -87,7 +90,7 @@ def unrank_words(index: Any, size: Any, table: Any, words: Any) -> None:
         Each below the size: others give words that mean nothing.
     size : (limbs,) uint64
         N(n, K), the number of all words.
-    table : (n, K + 2, limbs) uint64
+    table : (n, FRONT + K + 2, limbs) uint64
         As in `rank_words`.
     words : (R, n) int16, output
     """
@@ -104,7 +107,7 @@ def unrank_words(index: Any, size: Any, table: Any, words: Any) -> None:
 def unrank_into(index: Any, size: Any, table: Any, word: Any) -> None:
     """Find the word of one number, (limbs,) uint64, which is used up."""
     if len(size) == 1:
-        _unrank_narrow(size[0] - index[0], table, word)
+        _unrank_narrow(size[0] - index[0], table.reshape(table.shape[0], table.shape[1]), word)
     else:
         # From the number of words before it to that of words after it, itself included.
         for w in range(len(size)):
@@ -116,36 +119,44 @@ def unrank_into(index: Any, size: Any, table: Any, word: Any) -> None:
 
 @kernel
 def _unrank_narrow(left: Any, table: Any, word: Any) -> None:
-    """Do what `_unrank` does with plain integers."""
-    n, k = len(word), np.int64(table.shape[1] - 2)
+    """Do what `_unrank` does with plain integers, and hardly a branch: these are hard to foresee.
+
+    Numbers of the table, (n, FRONT + K + 2) uint64, rise, so the magnitude is how many of those
+    below the present one are at least half of what is left: `FRONT` of them are compared at a time.
+    """
+    n, at = len(word), np.int64(table.shape[1] - 2)
     for i in range(n):
-        m, rest = n - 1 - i, k
-        while rest > 0 and left <= table[m, rest, 0] << _ONE:
-            rest -= 1
-        below, magnitude = table[m, rest, 0], k - rest
+        row, rest = table[n - 1 - i], at
+        half = (left + _ONE) >> _ONE
+        while True:
+            larger = np.int64(0)
+            for step in range(1, FRONT + 1):
+                larger += np.int64(1) if row[rest - FRONT + step] >= half else np.int64(0)
+            rest -= larger
+            if larger < FRONT:
+                break
+        below, magnitude = row[rest], at - rest
         left -= below << _ONE
-        if magnitude > 0:
-            same = table[m, rest + 1, 0] - below
-            if left > same:
-                left -= same
-            else:
-                magnitude = -magnitude
-        word[i] = magnitude
-        k = rest
+        # Of a magnitude above 0 the positive words come first: `same` and more remain.
+        same = row[rest + 1] - below
+        is_first = left > same
+        left -= same * np.uint64(magnitude > 0 and is_first)
+        word[i] = magnitude if is_first else -magnitude
+        at = rest
 
 
 @kernel
 def _unrank(left: Any, table: Any, word: Any) -> None:
     """Find the word after which `left` words remain, itself included; `left` is used up."""
-    n, k = len(word), np.int64(table.shape[1] - 2)
+    n, at = len(word), np.int64(table.shape[1] - 2)
     for i in range(n):
         row = table[n - 1 - i]
-        rest = k
-        while rest > 0 and not _exceeds_twice(left, row[rest]):
+        rest = at
+        while rest > FRONT and not _exceeds_twice(left, row[rest]):
             rest -= 1
         _subtract(left, row[rest])
         _subtract(left, row[rest])
-        magnitude = k - rest
+        magnitude = at - rest
         if magnitude > 0:  # the positive words come first: N(m, rest) and more remain
             _add(left, row[rest])
             if _exceeds(left, row[rest + 1]):
@@ -154,7 +165,7 @@ def _unrank(left: Any, table: Any, word: Any) -> None:
                 _subtract(left, row[rest])
                 magnitude = -magnitude
         word[i] = magnitude
-        k = rest
+        at = rest
 
 
 @kernel(inline=True)
