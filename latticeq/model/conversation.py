@@ -189,8 +189,9 @@ def stop_ids(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[int]:
         text = template.render([_message("user", "a"), _message("assistant", mark)], reply=False)
     except LatticeqError:  # a template with wishes of its own says so when a message is sent
         return tokenizer.stop_ids
-    after = tokenizer.tokenize(text.rpartition(mark)[2].lstrip())
-    ends_turn = after[:1] if after and tokenizer.is_added(after[0]) else []
+    _, found, after = text.rpartition(mark)
+    ids = tokenizer.tokenize(after.lstrip()) if found else []
+    ends_turn = ids[:1] if ids and tokenizer.is_added(ids[0]) else []
     return tokenizer.stop_ids.union(ends_turn)
 
 

@@ -141,7 +141,7 @@ class Budget:
 
 
 def size(value: Any, limit: int) -> int:
-    """Return the characters, items and numbers' bytes in a value, counting only just above a limit.
+    """Return the characters, items and numbers' bits in a value, counting only just above a limit.
 
     What occurs twice in it counts twice, as it would if it were spelled out.
 
@@ -162,7 +162,7 @@ def size(value: Any, limit: int) -> int:
         elif isinstance(item, list | tuple | set | frozenset):
             waiting += item
         elif isinstance(item, int):
-            total += item.bit_length() // 8
+            total += item.bit_length()
     return total
 
 
