@@ -115,9 +115,9 @@ ENDLESS = [
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% set r = range(99999) %}{% for i in r %}{% for j in r %}{% endfor %}{% endfor %}",
     "{% set r = range(99999) %}{{ r | map('string') | map('length') | sum }}" * 20,
-    "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
-    "{% for x in [[1]] recursive %}{{ loop(x) if x is iterable else loop([[x], [x]]) }}{% endfor %}",
+    "{% for x in [1] recursive %}{{ loop(x if x is iterable else [[x], [x]]) }}{% endfor %}",
 ]
 
 
