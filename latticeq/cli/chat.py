@@ -49,7 +49,7 @@ _HINT = "/undo takes back the last message and its reply, /reset everything"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.description = (
-        f"{HELP[0].upper()}{HELP[1:]}. Messages are lines, typed or from a pipe; Ctrl-C stops a "
+        f"{HELP}. Messages are lines, typed or from a pipe; Ctrl-C stops a "
         "reply. Lines that begin with / are commands, which /help lists."
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="a model folder")
