@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the system prompt: what the model is to be (default: what its chat template says)",
     )
     # Small models lose the thread where unlikely words are drawn.
-    add_sampling_arguments(parser, max_tokens=1024, temperature=0.2)
+    add_sampling_arguments(parser, max_tokens=512, temperature=0.2)
     add_runtime_argument(parser)
 
 

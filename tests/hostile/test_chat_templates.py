@@ -5,7 +5,7 @@ import tracemalloc
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latticeq.errors import FormatError, LatticeqError
@@ -149,7 +149,6 @@ def test_a_jungle_of_names_and_marks_is_an_error_or_a_text():
     words += ["macro", "call", "endcall", "1", "99999", "range", "loop", "namespace", "tojson"]
     words += ["join", "indent", "__class__", "filter", "raise_exception", "generation", "recursive"]
 
-    @settings(max_examples=400)
     @given(st.lists(st.sampled_from(marks + words), max_size=40).map(" ".join))
     def run(source: str) -> None:
         with suppress(LatticeqError):
@@ -158,7 +157,6 @@ def test_a_jungle_of_names_and_marks_is_an_error_or_a_text():
     run()
 
 
-@settings(max_examples=300)
 @given(st.data())
 def test_real_templates_with_a_piece_changed_are_an_error_or_a_text(data):
     source = data.draw(st.sampled_from(list(REAL.values())))

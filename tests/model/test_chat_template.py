@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -59,7 +59,6 @@ def oracle(source: str, messages: list[dict[str, str]], **more: Any) -> str:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=60)
 @pytest.mark.parametrize("name", REAL)
 @given(texts=st.lists(TEXT, min_size=1, max_size=9), system=st.none() | TEXT)
 def test_the_bounds_change_nothing_that_templates_say(name, texts, system):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latticeq.errors import InputError
@@ -134,7 +134,6 @@ def test_turns_on_a_kept_cache_are_those_of_fresh_ones(model):
         prompt = prompt + made
 
 
-@settings(max_examples=40)
 @given(
     held=st.lists(st.integers(0, 2), max_size=8),
     prompt=st.lists(st.integers(0, 2), min_size=1, max_size=8),
