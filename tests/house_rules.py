@@ -33,6 +33,7 @@ OPTIONAL = {
     "huggingface_hub",
     "jinja2",
     "matplotlib",
+    "prompt_toolkit",
     "scipy",
     "tokenizers",
     "tqdm",

@@ -21,9 +21,9 @@ from latticeq.cli import machine
 from latticeq.cli.bench_model import Speed, measure
 from latticeq.cli.console import on_interrupt, say
 from latticeq.cli.contents import read_config, size_table
-from latticeq.cli.generate import stream
 from latticeq.cli.progress import QuantizeProgress, compile_notice
 from latticeq.cli.runtime import chosen_runtime
+from latticeq.cli.streaming import stream
 from latticeq.cli.tables import duration, folder_bytes, megabytes, table
 from latticeq.errors import InputError, LatticeqError
 

@@ -33,6 +33,7 @@ VERBS = {
     "verify": "re-read a quantized model and check every checksum",
     "perplexity": "measure the perplexity of a model on a text file",
     "generate": "continue a prompt with a model",
+    "chat": "talk with a model, turn by turn",
     "bench": "measure tokens a second, memory and load time",
     "warmup": "compile the kernels that models need, ahead of time",
     "demo": "pull, quantize, verify, measure and run a small model",

@@ -9,40 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError
+from latticeq.model.token_cache import Decoder, TokenCache
 
-__all__ = ["Decoder", "StopReason", "choose", "generate"]
+__all__ = ["StopReason", "check_sampling", "choose", "generate"]
 
-StopReason = Literal["stop", "length", "context"]
-"""Why a generation ended: a stop id, ``max_tokens``, or a full context."""
+StopReason = Literal["stop", "length", "context", "interrupted"]
+"""Why a generation ended: a stop id, ``max_tokens``, a full context, or its caller's wish."""
 
 _PREFILL_TOKENS = 512  # at a time: bounds the memory of activations, and shows progress
-
-
-class Decoder(Protocol):
-    """What generation needs of a model. `Llama` is one; tests use smaller ones."""
-
-    @property
-    def context(self) -> int:
-        """The most tokens that a sequence may have."""
-        ...
-
-    def new_cache(self, context: int | None = None) -> Any:
-        """Return the memory of one sequence."""
-        ...
-
-    def prefill(self, ids: Sequence[int], cache: Any) -> NDArray[np.float32]:
-        """Take in tokens; return the logits after the last: (V,) float32."""
-        ...
-
-    def decode_step(self, token: int, cache: Any) -> NDArray[np.float32]:
-        """Take in one token; return the logits after it: (V,) float32."""
-        ...
 
 
 def generate(
@@ -52,9 +32,11 @@ def generate(
     max_tokens: int = 128,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    seed: int | None = None,
+    seed: int | np.random.Generator | None = None,
     stop_ids: Collection[int] = (),
     progress: bool = False,
+    cache: TokenCache | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Generator[int, None, StopReason]:
     """Yield the tokens that follow a prompt.
 
@@ -69,12 +51,17 @@ def generate(
         0 always takes the most likely token; 1 samples from the model's own distribution.
     top_p : float
         Sample only from the nucleus of this probability, in (0, 1]; 1 is everything.
-    seed : int, optional
-        For repeatable samples; without it each run differs.
+    seed : int or numpy.random.Generator, optional
+        For repeatable samples; without it each run differs. A generator goes on drawing.
     stop_ids : collection of int
         Tokens that end the text; they are not yielded.
     progress : bool
         Show a bar on stderr while a long prompt is taken in.
+    cache : TokenCache, optional
+        Of this model and its context, from an earlier call: what it has in common with the prompt
+        is not taken in again. It then holds the prompt and what was yielded, perhaps but the last.
+    interrupted : callable
+        Asked between tokens, and between parts of a long prompt; True ends the generation.
 
     Returns
     -------
@@ -89,12 +76,7 @@ def generate(
     LatticeqError
         While running: if the model's logits are not numbers.
     """
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
-    if not (np.isfinite(temperature) and temperature >= 0):
-        raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    check_sampling(max_tokens, temperature, top_p)
     if not 1 <= len(prompt) < model.context:
         limit = getattr(model, "context_limit", "what the model takes")
         raise InputError(
@@ -103,28 +85,56 @@ def generate(
         )
     rng = np.random.default_rng(seed)
     draw = partial(choose, temperature=temperature, top_p=top_p, rng=rng)
+    if cache is None:
+        cache = TokenCache(model, min(model.context, len(prompt) + max_tokens - 1))
+    # The last token yielded is never fed back, hence the 1.
+    room = model.context - len(prompt) + 1
     return _generate(
-        model, list(prompt), max_tokens=max_tokens, draw=draw, stop_ids=stop_ids, progress=progress
+        cache,
+        list(prompt),
+        max_tokens=max_tokens,
+        room=room,
+        draw=draw,
+        stop_ids=stop_ids,
+        progress=progress,
+        interrupted=interrupted,
     )
 
 
+def check_sampling(max_tokens: int, temperature: float, top_p: float) -> None:
+    """Make sure that the arguments of `generate` that are no prompt are in range.
+
+    Raises
+    ------
+    InputError
+        If they are not.
+    """
+    if max_tokens < 1:
+        raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}; it must be above 0 and at most 1")
+
+
 def _generate(
-    model: Decoder,
+    cache: TokenCache,
     prompt: list[int],
     *,
     max_tokens: int,
+    room: int,
     draw: Callable[[NDArray[np.float32]], int],
     stop_ids: Collection[int],
     progress: bool,
+    interrupted: Callable[[], bool],
 ) -> Generator[int, None, StopReason]:
     from tqdm import tqdm
 
-    # The last token yielded is never fed back, hence the 1.
-    room = model.context - len(prompt) + 1
-    cache = model.new_cache(min(model.context, len(prompt) + max_tokens - 1))
-    starts = range(0, len(prompt), _PREFILL_TOKENS)
+    starts = range(cache.keep(prompt), len(prompt), _PREFILL_TOKENS)
     for first in tqdm(starts, "prompt", disable=not progress or len(starts) == 1, leave=False):
-        logits = model.prefill(prompt[first : first + _PREFILL_TOKENS], cache)
+        logits = cache.prefill(prompt[first : first + _PREFILL_TOKENS])
+        if interrupted():
+            return "interrupted"
     for n_yielded in range(1, max_tokens + 1):
         token = draw(logits)
         if token in stop_ids:
@@ -132,9 +142,11 @@ def _generate(
         yield token
         if n_yielded == max_tokens:
             break
+        if interrupted():
+            return "interrupted"
         if n_yielded == room:
             return "context"
-        logits = model.decode_step(token, cache)
+        logits = cache.decode_step(token)
     return "length"
 
 

@@ -266,7 +266,21 @@ def tokenizer_config(metadata: Mapping[str, Any], model_max_length: int) -> dict
     for role, index in (("bos", roles.bos), ("eos", eos), ("unk", roles.unk), ("pad", roles.pad)):
         if index is not None:
             config[f"{role}_token"] = tokens[index]
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str):
-        config["chat_template"] = template
+    templates = _chat_templates(metadata)
+    if templates:
+        is_one = list(templates) == ["default"]
+        config["chat_template"] = templates["default"] if is_one else _as_list(templates)
     return config
+
+
+def _chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat templates by name; the one without a name is the default."""
+    key = "tokenizer.chat_template"
+    found = {"default": metadata.get(key)}
+    found |= {k.removeprefix(f"{key}."): v for k, v in metadata.items() if k.startswith(f"{key}.")}
+    return {name: template for name, template in found.items() if isinstance(template, str)}
+
+
+def _as_list(templates: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return named templates as ``tokenizer_config.json`` has them."""
+    return [{"name": name, "template": template} for name, template in templates.items()]

@@ -17,7 +17,7 @@ from latticeq.errors import FormatError, InputError, context
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["StreamDecoder", "Tokenizer"]
+__all__ = ["StreamDecoder", "Tokenizer", "read_object"]
 
 _REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character, or not yet one
 
@@ -38,6 +38,7 @@ class Tokenizer:
 
     def __init__(self, backend: Backend, stop_ids: frozenset[int]) -> None:
         self._backend = backend
+        self._added = frozenset(backend.get_added_tokens_decoder())
         self.stop_ids = stop_ids
 
     @classmethod
@@ -75,6 +76,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, special ones included."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def is_added(self, token_id: int) -> bool:
+        """Tell whether an id is that of a whole token, such as the end of a turn, not of text."""
+        return token_id in self._added
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text; special tokens spelled in it become their ids.
@@ -177,7 +182,7 @@ class StreamDecoder:
 
 def _stop_ids(folder: Path, backend: Backend) -> frozenset[int]:
     for name in ("generation_config.json", "config.json"):
-        eos = _read_object(folder / name).get("eos_token_id")
+        eos = read_object(folder / name).get("eos_token_id")
         if eos is None:
             continue
         ids = eos if isinstance(eos, list) else [eos]
@@ -189,7 +194,7 @@ def _stop_ids(folder: Path, backend: Backend) -> frozenset[int]:
         if ids:
             return frozenset(ids)
     path = folder / "tokenizer_config.json"
-    eos = _read_object(path).get("eos_token")
+    eos = read_object(path).get("eos_token")
     token = eos.get("content") if isinstance(eos, dict) else eos
     token_id = backend.token_to_id(token) if isinstance(token, str) else None
     if token_id is None:
@@ -201,8 +206,14 @@ def _stop_ids(folder: Path, backend: Backend) -> frozenset[int]:
     return frozenset([token_id])
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, empty if there is no such file."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, empty if there is no such file.
+
+    Raises
+    ------
+    FormatError
+        If the file holds something else.
+    """
     if not path.exists():
         return {}
     with context(str(path)):

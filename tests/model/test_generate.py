@@ -8,7 +8,16 @@ import pytest
 from latticeq.errors import InputError, LatticeqError
 from latticeq.model.generate import choose, generate
 from latticeq.model.loader import load
+from latticeq.model.token_cache import TokenCache
 from tests.tiny_llama import CONFIGS, random_ids, random_weights, write_folder
+
+
+class Given(list):
+    """What a model was given; a cache to `generate`."""
+
+    def truncate(self, length):
+        assert length <= len(self)
+        del self[length:]
 
 
 class Fixed:
@@ -17,15 +26,17 @@ class Fixed:
     def __init__(self, logits, context=100):
         self.logits = np.asarray(logits, np.float32)
         self.context = context
-        self.given = []
+        self.given = Given()
+        self.n_taken_in = 0
         self.capacity = None
 
     def new_cache(self, context=None):
-        self.capacity = context
+        self.capacity = self.context if context is None else context
         return self.given
 
     def prefill(self, ids, cache):
         cache.extend(ids)
+        self.n_taken_in += len(ids)
         assert len(cache) <= self.capacity
         return self.logits
 
@@ -85,6 +96,48 @@ def test_a_long_prompt_is_taken_in_whole():
     prompt = [int(i) for i in np.arange(1300) % 50]
     assert run(model, prompt, max_tokens=1)[0] == [(prompt[-1] + 1) % 50]
     assert model.given == prompt
+
+
+def test_a_kept_cache_takes_in_only_what_is_new():
+    model = Counting(np.zeros(50))
+    cache = TokenCache(model)
+    assert run(model, [3, 4], max_tokens=3, cache=cache) == ([5, 6, 7], "length")
+    assert cache.ids == (3, 4, 5, 6)
+    model.n_taken_in = 0
+    assert run(model, [3, 4, 5, 9], max_tokens=2, cache=cache) == ([10, 11], "length")
+    assert model.given == [3, 4, 5, 9, 10]
+    assert model.n_taken_in == 2
+    assert run(model, [3, 4], max_tokens=1, cache=cache) == ([5], "length")
+    assert model.given == [3, 4]  # the last token of a prompt is always taken in
+    assert model.n_taken_in == 3
+
+
+def test_a_generation_is_interrupted_between_tokens():
+    model = Counting(np.zeros(50))
+    asked = iter([False, False, True])  # after the prompt, and after each token
+    assert run(model, [3], interrupted=lambda: next(asked)) == ([4, 5], "interrupted")
+    assert model.given == [3, 4]
+
+
+def test_a_long_prompt_is_interrupted_between_its_parts():
+    model = Counting(np.zeros(50), context=2000)
+    cache = TokenCache(model)
+    asked = iter([False, True])
+    options = {"cache": cache, "interrupted": lambda: next(asked)}
+    assert run(model, [1] * 1300, **options) == ([], "interrupted")
+    assert cache.ids == (1,) * 1024
+
+
+def test_a_random_generator_goes_on_drawing():
+    rng = np.random.default_rng(5)
+    model = Fixed(np.zeros(1000))
+    whole = run(model, [1], max_tokens=20, temperature=1.0, seed=5)[0]
+    cache, tokens = TokenCache(model), []
+    for _ in range(4):
+        prompt = [1, *tokens]
+        options = {"max_tokens": 5, "temperature": 1.0, "seed": rng, "cache": cache}
+        tokens += run(model, prompt, **options)[0]
+    assert tokens == whole
 
 
 def test_a_seed_repeats_and_another_differs():

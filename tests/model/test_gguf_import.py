@@ -9,13 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, InputError
+from latticeq.model.chat_template import ChatTemplate
 from latticeq.model.config import LlamaConfig
+from latticeq.model.conversation import one_turn, stop_ids
 from latticeq.model.gguf_import import import_gguf
 from latticeq.model.gguf_names import unpermute_rows
 from latticeq.model.loader import load
 from latticeq.model.quantize import quantize
+from latticeq.model.tokenizer import Tokenizer
 from latticeq.storage.safetensors import TensorFolder
 from tests import tiny_gguf
+from tests.chat_templates import CHATML
 from tests.tiny_gguf import D, F, G, H, K, llama3_divisors, write_gguf, write_tiny_model
 
 
@@ -67,6 +71,22 @@ def test_unpermuting_undoes_the_converter(rng: np.random.Generator) -> None:
             gguf[head * K + 2 * i] = hf[head * K + i]
             gguf[head * K + 2 * i + 1] = hf[head * K + i + K // 2]
     np.testing.assert_array_equal(unpermute_rows(gguf, G), hf)
+
+
+@pytest.mark.parametrize("key", ["tokenizer.chat_template", "tokenizer.chat_template.default"])
+def test_the_chat_template_comes_along_and_works(
+    tmp_path: Path, rng: np.random.Generator, key: str
+) -> None:
+    pairs = tiny_gguf.metadata() | {"tokenizer.chat_template": CHATML}
+    pairs[key] = pairs.pop("tokenizer.chat_template")
+    folder = convert(tmp_path, write_gguf(tmp_path / "m.gguf", pairs, tiny_gguf.tensors(rng)))
+    template, tokenizer = ChatTemplate.from_folder(folder), Tokenizer.from_folder(folder)
+    ids = one_turn(tokenizer, template, "hello")
+    assert tokenizer.detokenize(ids) == (
+        "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (ids[0], ids.count(1), ids.count(2)) == (1, 2, 1)  # the marks are tokens
+    assert stop_ids(tokenizer, template) == {2}
 
 
 def test_whole_model(tmp_path: Path, rng: np.random.Generator) -> None:

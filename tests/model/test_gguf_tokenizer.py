@@ -134,6 +134,23 @@ def test_tokenizer_config() -> None:
     }
 
 
+def test_named_chat_templates_become_a_list() -> None:
+    pairs = given() | {
+        "tokenizer.chat_templates": ["tool_use"],
+        "tokenizer.chat_template.tool_use": "{{ tools }}",
+    }
+    named = [
+        {"name": "default", "template": "{{ messages }}"},
+        {"name": "tool_use", "template": "{{ tools }}"},
+    ]
+    assert tokenizer_config(pairs, 128)["chat_template"] == named
+    del pairs["tokenizer.chat_template"]
+    assert tokenizer_config(pairs, 128)["chat_template"] == named[1:]
+    del pairs["tokenizer.chat_template.tool_use"]
+    assert "chat_template" not in tokenizer_config(pairs, 128)
+    assert "chat_template" not in tokenizer_config(pairs | {"tokenizer.chat_template": 3}, 128)
+
+
 def test_every_end_token_counts_once() -> None:
     roles = special_tokens(given(eot_token_id=0, eom_token_id=2))
     assert (roles.bos, roles.eos, roles.unk, roles.pad) == (1, (2, 0), 0, 2)

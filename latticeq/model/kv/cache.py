@@ -116,9 +116,26 @@ class KVCache(ABC):
         """Count `n_tokens` as held, after every layer has them."""
         self.length += n_tokens
 
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first `length`; the memory is used again.
+
+        What attention gives from then on does not depend on what was forgotten.
+
+        Raises
+        ------
+        InputError
+            If fewer tokens are held.
+        """
+        if not 0 <= length <= self.length:
+            raise InputError(
+                f"{length} tokens are to be kept; the cache holds {self.length}, and can be cut "
+                f"back to 0 to {self.length}"
+            )
+        self.length = length
+
     def clear(self) -> None:
         """Forget everything; the memory is used again."""
-        self.length = 0
+        self.truncate(0)
 
 
 class FloatCache(KVCache):

@@ -66,16 +66,17 @@ class Pages:
             room = np.zeros(pages * int(starts[-1]) + _LINE, np.uint8)
             first = -room.ctypes.data % _LINE
             self._slab = room[first : first + pages * int(starts[-1])]
-        page = [
+        page = tuple(
             self._slab[start : start + size].view(dtype).reshape(shape)
             for (shape, dtype), start, size in zip(self._parts, starts[:-1], sizes, strict=True)
-        ]
+        )
         self._slab = self._slab[starts[-1] :]
-        self._pages.append(tuple(page))
-        self._locate(len(self._pages) - 1)
+        # A page counts when kernels can find it: a Ctrl-C on the way leaves none half made.
+        self._locate(len(self._pages), page)
+        self._pages.append(page)
 
-    def _locate(self, index: int) -> None:
-        for column, array in enumerate(self._pages[index]):
+    def _locate(self, index: int, page: tuple[NDArray[Any], ...]) -> None:
+        for column, array in enumerate(page):
             layers = np.arange(len(self.plan)) * array.strides[0]
             self.plan[:, index, column] = array.ctypes.data + layers
 
@@ -86,5 +87,5 @@ class Pages:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, whose pages lie elsewhere."""
         self.__dict__.update(state)
-        for index in range(len(self._pages)):
-            self._locate(index)
+        for index, page in enumerate(self._pages):
+            self._locate(index, page)
