@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from latticeq.errors import InputError
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["QuantizedTensor", "Quantizer", "as_rows"]
+__all__ = ["CodedTensor", "QuantizedTensor", "Quantizer", "as_rows"]
 
 
 @runtime_checkable
@@ -53,6 +54,39 @@ class Quantizer(Protocol):
     def quantize(self, x: Any, hessian: Any = None, damping: float = ...) -> QuantizedTensor:
         """Quantize the rows of a tensor, minding a Hessian if one is given."""
         ...
+
+
+class CodedTensor(ABC):
+    """What quantized tensors share whose rows are coded in a rotated basis.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the tensor that was quantized, (..., N).
+    rotation : Rotation
+        Of size N.
+    """
+
+    shape: tuple[int, ...]
+    rotation: Rotation
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the packed form, everything counted."""
+
+    @abstractmethod
+    def rotated(self) -> NDArray[np.float32]:
+        """Return the rows that the codes stand for, (M, N) in the rotated basis."""
+
+    @property
+    def bits_per_entry(self) -> float:
+        """Effective bits an entry, all side information counted."""
+        return 8 * self.nbytes / float(np.prod(self.shape))
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """Return the tensor in the original basis."""
+        return self.rotation.apply_transpose(self.rotated()).reshape(self.shape)
 
 
 def as_rows(x: Any, multiple: int, dtype: Any = np.float64) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.codes.grids import E2M1, INT4, NF4, UINT4, Grid, decode_e4m3, decode_e8m0
+from latticeq.quantizers.base import CodedTensor
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["KINDS", "GridTensor", "grid_nbytes", "grid_of", "widened"]
@@ -45,7 +46,7 @@ def widened(per_group: NDArray[np.float32], group: int, columns: slice) -> NDArr
 
 
 @dataclass(frozen=True, eq=False)
-class GridTensor:
+class GridTensor(CodedTensor):
     """A tensor held as codes, scales and, for asymmetric int4, zero points.
 
     An entry of the rotated rows is level · step + zero, each operation rounded to float32.
@@ -98,11 +99,6 @@ class GridTensor:
         m, n = self.codes.shape
         return grid_nbytes(m, n, self.kind, self.group, self.symmetric)
 
-    @property
-    def bits_per_entry(self) -> float:
-        """Effective bits an entry, all side information counted."""
-        return 8 * self.nbytes / float(np.prod(self.shape))
-
     def steps(self) -> NDArray[np.float32]:
         """Return the scales as numbers, shape (M, ceil(N / group))."""
         if self.kind == "mxfp4":
@@ -118,7 +114,3 @@ class GridTensor:
         if self.zero is not None:
             rows += widened(self.zero.astype(np.float32), self.group, every)
         return rows
-
-    def dequantize(self) -> NDArray[np.float32]:
-        """Return the tensor in the original basis."""
-        return self.rotation.apply_transpose(self.rotated()).reshape(self.shape)

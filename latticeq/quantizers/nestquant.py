@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latticeq.codes.nested import CELLS, NestedCode
 from latticeq.errors import InputError
+from latticeq.quantizers.base import CodedTensor
 from latticeq.quantizers.betas import published_betas, tuned_betas
 from latticeq.quantizers.feedback import DAMPING, Factor, rotated_factor
 from latticeq.quantizers.unit_rows import encode_columns, unit_rows
@@ -76,7 +77,7 @@ def nest_nbytes(
 
 
 @dataclass(frozen=True, eq=False)
-class NestTensor:
+class NestTensor(CodedTensor):
     """A tensor held as digits of a nested code, scale indices and row scales.
 
     Parameters
@@ -112,11 +113,6 @@ class NestTensor:
         code = self.code
         return nest_nbytes(rows, 8 * blocks, code.q, len(code.betas), code.cell, self.packing)
 
-    @property
-    def bits_per_entry(self) -> float:
-        """Effective bits an entry, all side information counted."""
-        return 8 * self.nbytes / float(np.prod(self.shape))
-
     def rotated(self) -> NDArray[np.float32]:
         """Return the decoded rows in the rotated basis, M x N.
 
@@ -129,10 +125,6 @@ class NestTensor:
         points = self.code.points(self.digits.reshape(-1, 8))
         rows = points.reshape(self.digits.shape).astype(np.float32) * scale[..., None]
         return rows.reshape(len(self.digits), -1)
-
-    def dequantize(self) -> NDArray[np.float32]:
-        """Return the tensor in the original basis."""
-        return self.rotation.apply_transpose(self.rotated()).reshape(self.shape)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latticeq.codes.pyramid import PyramidCode, most_pulses
 from latticeq.errors import InputError
+from latticeq.quantizers.base import CodedTensor
 from latticeq.quantizers.feedback import DAMPING, Factor, rotated_factor
 from latticeq.quantizers.gains import MAX_GAIN_BITS, Split, gain_levels, splits
 from latticeq.quantizers.unit_rows import encode_columns, unit_rows
@@ -74,7 +75,7 @@ def decoded_groups(words: NDArray[np.int16], lengths: NDArray[np.float32]) -> ND
 
 
 @dataclass(frozen=True, eq=False)
-class PVQTensor:
+class PVQTensor(CodedTensor):
     """A tensor held as words of a pyramid code, levels of gains and row scales.
 
     Parameters
@@ -115,11 +116,6 @@ class PVQTensor:
         m, groups, group = self.words.shape
         return pvq_nbytes(m, groups * group, group, self.code.index_bits, self.gain_bits)
 
-    @property
-    def bits_per_entry(self) -> float:
-        """Effective bits an entry, all side information counted."""
-        return 8 * self.nbytes / float(np.prod(self.shape))
-
     def rotated(self) -> NDArray[np.float32]:
         """Return the decoded rows in the rotated basis, M x N.
 
@@ -127,10 +123,6 @@ class PVQTensor:
         """
         lengths = self.row_scale.astype(np.float32)[:, None] * self.levels[self.gain_index]
         return decoded_groups(self.words, lengths).reshape(len(self.words), -1)
-
-    def dequantize(self) -> NDArray[np.float32]:
-        """Return the tensor in the original basis."""
-        return self.rotation.apply_transpose(self.rotated()).reshape(self.shape)
 
 
 @dataclass(frozen=True)

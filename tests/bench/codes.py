@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from latticeq.codes.nested import NestedCode
+from latticeq.codes.pyramid import PyramidCode
 from latticeq.codes.words import word_tables
 from latticeq.jit import set_threads
 from latticeq.lattices import e8
@@ -36,6 +37,18 @@ def measure(name: str, work: Callable[[], object]) -> None:
     print(f"{name:<46}{statistics.median(times):8.2f} ns a block  ({low:.2f} to {high:.2f})")
 
 
+def pyramids(pulses: int) -> None:
+    """Time pyramid codes of sixteen numbers, as nanoseconds for half a word: a block of eight."""
+    code = PyramidCode(16, pulses)
+    x = np.random.default_rng(0).normal(size=(BLOCKS // 2, 16)).astype(np.float32)
+    for search in ("cosine", "projection"):
+        measure(f"pyramid n=16 K={pulses}, {search}", lambda: code.nearest(x, search))  # noqa: B023
+    words, _ = code.nearest(x)
+    index = code.rank(words)
+    measure(f"pyramid n=16 K={pulses}, rank", lambda: code.rank(words))
+    measure(f"pyramid n=16 K={pulses}, unrank", lambda: code.unrank(index))
+
+
 def main() -> None:
     """Time every bulk operation on one thread."""
     set_threads(1)
@@ -48,6 +61,8 @@ def main() -> None:
         name = f"q=16 k={k} {cell}"
         measure(f"encode {name}, Opt-beta", lambda code=code: code.encode(blocks))  # type: ignore[misc]
     opt = code
+    for pulses in (27, 58):
+        pyramids(pulses)
     first = NestedCode(16, opt.betas, selection="first")
     measure("encode q=16 k=4 voronoi, First-beta", lambda: first.encode(blocks))
 
