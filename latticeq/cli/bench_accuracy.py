@@ -222,24 +222,81 @@ def _measure(
     from latticeq.model.perplexity import perplexity
 
     figures: dict[str, Any] = {"label": row.label, "regime": row.regime, "settings": settings}
-    folder, kept = args.source, None
+    folder, begun = args.source, _Begun(args.work / "models" / f"{row.name}.json", settings)
     if row.name != FLOAT:
         folder = args.work / "models" / row.name
-        kept = _kept(row, folder, args, settings)
-        figures["quantize"] = _quantize(row, folder, args) if kept is None else kept
+        quantized = _kept(row, folder, args, begun)
+        figures["quantize"] = _quantize(row, folder, args) if quantized is None else quantized
+        if quantized is None:
+            begun.start(figures["quantize"])
     model = load(folder, runtime="float32")  # what the bytes say, not what rounding inputs adds
     start = time.perf_counter()
-    windows = _windows(row, tokens, args)
-    found = perplexity(model, tokens, context=args.context, windows=windows, progress=True)
+    found = perplexity(
+        model,
+        tokens,
+        context=args.context,
+        windows=_windows(row, tokens, args),
+        progress=True,
+        measured=begun.windows,
+        report=begun.add,
+    )
     figures["perplexity"] = found.as_dict()
     figures["perplexity_s"] = round(time.perf_counter() - start, 1)
     figures |= {"bits_per_weight": model.bits_per_weight, **run_bits(read_config(folder))}
     figures |= {"cpu": machine.cpu_name(), "versions": versions()}
     say(f"perplexity {figures['perplexity']['perplexity']:.3f}")
-    if row.name != FLOAT and kept is None and not args.keep:
+    if not args.keep:
         del model  # its weights are mapped
-        shutil.rmtree(folder)
+        begun.forget()
+        if row.name != FLOAT:
+            shutil.rmtree(folder)
     return figures
+
+
+class _Begun:
+    """What is known of a row that is being measured, in a file: a row may take half an hour.
+
+    Parameters
+    ----------
+    path : Path
+    settings : dict
+        What is found there of other settings is as good as nothing.
+
+    Attributes
+    ----------
+    quantize : dict, or None
+        What `_quantize` returned.
+    windows : list of (float, float)
+        The windows that are measured, as `perplexity` reports them.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        found = _read(path) if path.is_file() else {}
+        is_same = found.get("settings") == settings
+        self.quantize: dict[str, Any] | None = found.get("quantize") if is_same else None
+        self.windows: list[tuple[float, float]] = (
+            [(whole, later) for whole, later in found["windows"]] if is_same else []
+        )
+
+    def start(self, quantize: dict[str, Any]) -> None:
+        """Begin anew, with a model that was just quantized."""
+        self.quantize, self.windows = quantize, []
+        self._write()
+
+    def add(self, window: tuple[float, float]) -> None:
+        """Keep a window."""
+        self.windows.append(window)
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        names = ("settings", "quantize", "windows")
+        _keep(self.path, {name: getattr(self, name) for name in names})
+
+    def forget(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
 
 
 def _options(row: Row, args: argparse.Namespace) -> dict[str, Any]:
@@ -251,19 +308,15 @@ def _options(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     return {**calibration, **row.options}
 
 
-def _kept(
-    row: Row, folder: Path, args: argparse.Namespace, settings: dict[str, Any]
-) -> dict[str, Any] | None:
+def _kept(row: Row, folder: Path, args: argparse.Namespace, begun: _Begun) -> dict[str, Any] | None:
     """Return what is known of quantizing a row, if that can be measured which was kept of it.
 
-    The row's own figures, which were found to be of these settings, know it; the packed model must
-    say the same of itself, and be whole.
+    The packed model must say the same of itself, and be whole.
     """
     from latticeq.model.options import Options
     from latticeq.storage.checkpoint import verify
 
-    path = _path(args.work / "results", row)
-    if not path.is_file() or not folder.is_dir():
+    if begun.quantize is None or not folder.is_dir():
         return None
     try:
         found = read_config(folder)["quantization_config"]
@@ -275,14 +328,13 @@ def _kept(
     wanted = json.loads(json.dumps(asdict(Options(**_options(row, args)))))
     text = found["calibration"]
     if text is not None and text["text"] != "builtin":
-        is_same = f"{text['text']} {text['sha256'][:16]}" == settings["calibration"]
+        is_same = f"{text['text']} {text['sha256'][:16]}" == begun.settings["calibration"]
     else:
-        is_same = text is None or settings["calibration"] == "builtin"
+        is_same = text is None or begun.settings["calibration"] == "builtin"
     if not is_same or {**defaults, **found["parameters"]} != wanted:
         return None
     say(f"measured from {folder}, which was kept")
-    quantized: dict[str, Any] = _read(path)["quantize"]
-    return quantized
+    return begun.quantize
 
 
 def _quantize(row: Row, out: Path, args: argparse.Namespace) -> dict[str, Any]:

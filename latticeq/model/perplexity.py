@@ -17,7 +17,7 @@ llama.cpp's convention; numbers of the two conventions must not be compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -90,6 +90,8 @@ def perplexity(
     context: int = 2048,
     windows: int | None = None,
     progress: bool = False,
+    measured: Sequence[tuple[float, float]] = (),
+    report: Callable[[tuple[float, float]], object] | None = None,
 ) -> Perplexity:
     """Measure the perplexity of a text.
 
@@ -104,6 +106,12 @@ def perplexity(
         Use only the first so many; all by default.
     progress : bool
         Show a bar with the running value on stderr.
+    measured : sequence of (float, float)
+        What `report` was told of the first windows of the same text by the same model: these are
+        not measured again.
+    report : callable, optional
+        Called after every window with the mean negative log-likelihood of its targets, and of those
+        in its second half.
 
     Raises
     ------
@@ -135,7 +143,11 @@ def perplexity(
     half = min(context // 2, context - 2)  # the first target that has half a window before it
     cache = model.new_cache(context)
     all_means, half_means = np.empty(n_windows), np.empty(n_windows)
-    bar = tqdm(range(n_windows), "perplexity", unit="window", disable=not progress)
+    done = min(len(measured), n_windows)
+    for w, (whole, later) in enumerate(measured[:done]):
+        all_means[w], half_means[w] = whole, later
+    left = range(done, n_windows)
+    bar = tqdm(left, "perplexity", n_windows, initial=done, unit="window", disable=not progress)
     for w in bar:
         window = tokens[w * context : (w + 1) * context]  # (T,)
         cache.clear()
@@ -148,6 +160,8 @@ def perplexity(
             )
         all_means[w] = nll.mean()
         half_means[w] = nll[half:].mean()
+        if report is not None:
+            report((float(all_means[w]), float(half_means[w])))
         bar.set_postfix_str(f"{np.exp(all_means[: w + 1].mean()):.3f}", refresh=False)
     value = float(np.exp(all_means.mean()))
     deviation = float(all_means.std(ddof=1)) if n_windows > 1 else math.nan

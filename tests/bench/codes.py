@@ -38,9 +38,9 @@ def measure(name: str, work: Callable[[], object]) -> None:
 
 
 def pyramids(pulses: int) -> None:
-    """Time pyramid codes of sixteen numbers, as nanoseconds for half a word: a block of eight."""
+    """Time pyramid codes; here a block is a word of sixteen numbers."""
     code = PyramidCode(16, pulses)
-    x = np.random.default_rng(0).normal(size=(BLOCKS // 2, 16)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(BLOCKS, 16)).astype(np.float32)
     for search in ("cosine", "projection"):
         measure(f"pyramid n=16 K={pulses}, {search}", lambda: code.nearest(x, search))  # noqa: B023
     words, _ = code.nearest(x)

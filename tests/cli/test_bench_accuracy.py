@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from latticeq import PVQ, NestQuant
-from latticeq.cli import bench_distortion
+from latticeq.cli import bench_accuracy, bench_distortion
 from latticeq.cli.accuracy_grid import GRID, QUICK, chosen_rows
 from latticeq.cli.comparison import Comparison
 from latticeq.errors import InputError
@@ -142,6 +142,40 @@ def test_more_windows_are_measured_of_what_was_kept(words: list[object], tmp_pat
         done = latticeq(*words, "--rows", row, *extra)
         assert "rows to measure" not in done.err
     assert figures_of(tmp_path, row) == more
+
+
+@pytest.mark.parametrize("row", ["float32", "w-nest-none"])
+def test_measured_windows_outlast_an_interruption(
+    words: list[object], tmp_path: Path, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert latticeq(*words, "--rows", row).code == 0
+    whole = figures_of(tmp_path, row)["perplexity"]["window_losses"]
+    kept = tmp_path / f"work/results/{row}.json"
+    kept.unlink()
+
+    def interrupted(self: object, window: tuple[float, float]) -> None:
+        add(self, window)
+        raise KeyboardInterrupt
+
+    add = bench_accuracy._Begun.add
+    with monkeypatch.context() as patch:
+        patch.setattr(bench_accuracy._Begun, "add", interrupted)
+        done = latticeq(*words, "--rows", row)
+    assert (done.code, kept.exists()) == (130, False)
+    begun = json.loads((tmp_path / f"work/models/{row}.json").read_text("utf-8"))
+    assert [mean for mean, _ in begun["windows"]] == whole[:1]
+
+    measured: list[object] = []
+    monkeypatch.setattr(
+        bench_accuracy._Begun,
+        "add",
+        lambda self, window: (measured.append(window), add(self, window)),
+    )
+    done = latticeq(*words, "--rows", row)
+    assert done.code == 0, done.err
+    assert len(measured) == 1
+    assert figures_of(tmp_path, row)["perplexity"]["window_losses"] == whole
+    assert not list((tmp_path / "work/models").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["options", "bytes", "gone"])

@@ -53,6 +53,16 @@ def test_windows_do_not_overlap_and_the_tail_is_dropped():
     assert seen == [1, 2, 3, 5, 6, 7]
 
 
+def test_windows_that_are_measured_are_not_measured_again():
+    model, ids = Scripted(lambda target: 1 + target / 100), np.arange(70)
+    every, rest = [], []
+    wanted = perplexity(model, ids, context=16, report=every.append)
+    found = perplexity(model, ids, context=16, measured=every[:2], report=rest.append)
+    assert found == wanted
+    assert (len(every), rest) == (4, every[2:])
+    assert perplexity(model, ids, context=16, windows=1, measured=every).windows == 1
+
+
 def test_value_and_standard_error_over_windows():
     means = np.array([1.0, 2.0, 4.0])
     ids = np.repeat([0, 1, 2], 5)
