@@ -28,6 +28,13 @@ __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "show what a quantized model holds, from its bytes"
 
+_MINDED_BY: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("q", "k", "shaping", "betas", "selection", "packing"), ("nestquant",)),
+    **dict.fromkeys(("bits", "gain_bits"), ("pvq",)),
+    "group": ("pvq", "int4", "nf4"),
+}
+"""The methods that mind a parameter; the others are of all."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
@@ -99,7 +106,12 @@ def _say_provenance(config: dict[str, Any], quantized: dict[str, Any]) -> None:
     )
     method = f"{quantized.get('method')}, regime {quantized.get('regime')}"
     say(f"method        {method}, format version {quantized.get('format_version')}")
-    shown = {key: value for key, value in parameters.items() if key not in {"method", "regime"}}
+    made = quantized.get("method")
+    shown = {
+        key: value
+        for key, value in parameters.items()
+        if key not in {"method", "regime"} and made in _MINDED_BY.get(key, (made,))
+    }
     say(f"parameters    {', '.join(f'{key} {value}' for key, value in shown.items())}")
     origin = "none"
     if calibration:
