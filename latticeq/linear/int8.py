@@ -23,14 +23,12 @@ from latticeq.linear.int8_kernels import (
     multiply_int8_row,
     quantize_row,
 )
-from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles
+from latticeq.linear.int8_tiles import MAX_COLUMNS, Int8Rows, multiply_tiles
 from latticeq.linear.tiled import TiledLinear, padded_scale, read_only
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.int8 import PackedInt8
 
 __all__ = ["Int8Linear"]
-
-MAX_COLUMNS = 2**16
 
 
 class Int8Linear(TiledLinear):

@@ -44,10 +44,13 @@ from latticeq.transforms.hadamard import hadamard_codes
 from latticeq.transforms.hadamard_kernels import hadamard_row_in, row_memory
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["Int8Rows", "multiply_tiles", "quantize_rows", "round_tile"]
+__all__ = ["MAX_COLUMNS", "Int8Rows", "multiply_tiles", "quantize_rows", "round_tile"]
 
 TOKENS = 8
 """Of a panel."""
+
+MAX_COLUMNS = 2**16
+"""Of a row: sums of products of raised bytes, up to 255 · 127 each, fit 32 bits."""
 
 GROUPS = 3 if path() == "avx512vnni" else 1
 """Of sixteen rows in a step: with 32 vector registers 24 sums fit; with 16 not even 8."""

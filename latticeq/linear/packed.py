@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from latticeq.errors import InputError
 from latticeq.linear.grid import GridLinear
 from latticeq.linear.int8 import Int8Linear
+from latticeq.linear.int8_tiles import MAX_COLUMNS
 from latticeq.linear.nest import NestLinear
 from latticeq.linear.pvq import PVQLinear
 from latticeq.linear.rounded import RoundedLinear
@@ -52,7 +53,7 @@ def make_packed_linear(
     bias : (M,) float32, optional
     runtime : str
         One of `RUNTIMES`. Matrices of int8 rows are the same for "packed" and "int8", and so are
-        those whose width is no multiple of four.
+        those whose width is no multiple of four, or over 65536.
 
     Raises
     ------
@@ -62,8 +63,9 @@ def make_packed_linear(
     if runtime != "int8":
         return make_tiled_linear(packed, bias, runtime)
     linear = make_tiled_linear(packed, bias)
-    is_bytes = isinstance(linear, Int8Linear) or linear.in_features % 4 != 0
-    return linear if is_bytes else RoundedLinear(linear)
+    n = linear.in_features
+    stays = isinstance(linear, Int8Linear) or n % 4 != 0 or n > MAX_COLUMNS
+    return linear if stays else RoundedLinear(linear)
 
 
 def make_tiled_linear(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.linear.int8_kernels import multiply_rounded_token
-from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles
+from latticeq.linear.int8_tiles import MAX_COLUMNS, Int8Rows, multiply_tiles
 from latticeq.linear.tiled import TiledLinear, check_input
 from latticeq.linear.token import TokenProduct, multiply_token
 from latticeq.storage.bits import ROWS
@@ -30,7 +30,7 @@ class RoundedLinear:
     Parameters
     ----------
     inner : TiledLinear
-        N a multiple of 4.
+        N a multiple of 4, up to 65536.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class RoundedLinear:
     Raises
     ------
     InputError
-        If N is no multiple of 4.
+        If N is another.
     """
 
     def __init__(self, inner: TiledLinear) -> None:
@@ -50,6 +50,11 @@ class RoundedLinear:
         if self.in_features % 4:
             raise InputError(
                 f"the matrix has {self.in_features} columns; int8 takes them four at a time"
+            )
+        if self.in_features > MAX_COLUMNS:
+            raise InputError(
+                f"the matrix has {self.in_features} columns; int8 rows are exact in 32 bits up to "
+                f"{MAX_COLUMNS}"
             )
         self.nbytes, self.dtype = inner.nbytes, inner.dtype
         self.rotation = inner.rotation

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.jit import threads
-from latticeq.linear.int8_tiles import Int8Rows, multiply_tiles, round_tile
+from latticeq.linear.int8_tiles import MAX_COLUMNS, Int8Rows, multiply_tiles, round_tile
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
 from latticeq.transforms.rotation import Rotation
@@ -99,8 +99,12 @@ class TiledLinear(ABC):
 
     @property
     def _is_exact(self) -> bool:
-        """Whether many tokens are multiplied in float32; int8 takes four columns at a time."""
-        return self.runtime == "float32" or self.in_features % 4 != 0
+        """Whether many tokens are multiplied in float32.
+
+        Int8 takes four columns at a time, and only so many that its sums fit 32 bits.
+        """
+        n = self.in_features
+        return self.runtime == "float32" or n % 4 != 0 or n > MAX_COLUMNS
 
     def multiply_int8(self, rows: Int8Rows) -> NDArray[np.float32]:
         """Multiply rotated tokens that are rounded to int8 by tiles that are, too.

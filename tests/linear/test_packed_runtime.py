@@ -6,13 +6,18 @@ import pytest
 from hypothesis import given, settings
 
 from latticeq.codes.nested import CELLS
+from latticeq.errors import InputError
 from latticeq.jit import IS_JIT
-from latticeq.linear.int8_tiles import round_tile
+from latticeq.linear.grid import GridLinear
+from latticeq.linear.int8_tiles import MAX_COLUMNS, round_tile
 from latticeq.linear.nest import NestLinear
+from latticeq.linear.packed import make_packed_linear
 from latticeq.linear.rounded import RoundedLinear
 from latticeq.linear.tiled import TiledLinear
 from latticeq.quantizers.base import QuantizedTensor
+from latticeq.quantizers.grid_tensor import GridTensor
 from latticeq.quantizers.scalar import Int8
+from latticeq.storage.checkpoint import packed
 from latticeq.transforms.rotation import Rotation
 from reference import int8 as reference
 from tests.linear.linears import (
@@ -331,3 +336,16 @@ def test_widths_of_no_whole_sixteens(n: int, rng: np.random.Generator) -> None:
 def test_no_tokens_have_no_products(rng: np.random.Generator) -> None:
     for linear in each_behind_more(rng):
         assert linear(np.empty((0, 64), np.float32)).shape == (0, 20)
+
+
+def test_rows_too_wide_for_integer_sums_are_multiplied_in_float32() -> None:
+    n = MAX_COLUMNS + 32
+    codes = np.full((16, n), 15, np.uint8)  # the largest of a row: 127 once rounded
+    scales = np.ones((16, n // 32), np.float16)
+    tensor = GridTensor((16, n), "int4", 32, Rotation(n, None, "none"), codes, scales)
+    linear = linear_of(tensor)
+    x = np.ones((3, n), np.float32)
+    assert np.array_equal(linear(x), np.full((3, 16), 7 * n))
+    assert isinstance(make_packed_linear(packed(tensor), None, "int8"), GridLinear)
+    with pytest.raises(InputError, match=f"{n} columns; int8 rows are exact in 32 bits up to"):
+        RoundedLinear(linear)
