@@ -20,6 +20,7 @@ _HEADLINES = (
     ("w-nest-qa-ldlq", "kv-nest-qa-ldlq", "a-nest"),
     ("w-published-ldlq", "kv-published-ldlq", "a-published"),
     ("w-pvq-qa-ldlq", "kv-pvq-qa-ldlq", "a-pvq-general"),
+    ("w-pvq-ldlq", "kv-pvq-ldlq", "a-pvq-ldlq"),
     ("w-int4-ldlq", "kv-int4-ldlq", "a-int4-ldlq"),
     ("w-int4-g64-ldlq", None, "a-int4-g64-ldlq"),
 )
@@ -107,18 +108,36 @@ def write_report(results: Results, path: Path, work: Path) -> None:
     parts += [_pairs(results, windows, *section) for section in _PAIRS]
     parts.append(_whole_text(results))
     parts.append(_rates(results, windows))
-    if (found := _last_line(work / "lengths.json")) is not None:
+    if (found := _measured(work, "lengths", "rows", "group")) is not None:
         draw_lengths(found["rows"], found["group"], WIDEST, pictures["lengths"])
         parts.append(_lengths(found, pictures["lengths"].name))
-    if (found := _last_line(work / "distortion.json")) is not None:
+    if (found := _measured(work, "distortion", "rows", "pvq_splits")) is not None:
         draw_distortion(found["rows"], pictures["distortion"])
         parts += [_distortion(found, pictures["distortion"].name), _splits(found["pvq_splits"])]
     path.write_text("\n".join(part for part in parts if part), "utf-8")
 
 
-def _last_line(path: Path) -> Any:
-    """Return the JSON object that ends a file, if there is the file."""
-    return json.loads(path.read_text("utf-8").splitlines()[-1]) if path.is_file() else None
+def _measured(work: Path, subject: str, *needed: str) -> Any:
+    """Return what ``latticeq bench SUBJECT --json`` printed into a file, if there is the file.
+
+    Raises
+    ------
+    FormatError
+        If it lacks a field, as that of an older version may.
+    """
+    path = work / f"{subject}.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8").splitlines()[-1])
+        missing = [name for name in needed if name not in found]
+    except (ValueError, IndexError, TypeError):
+        missing = list(needed)
+    if missing:
+        raise FormatError(
+            f"{path} has no {', '.join(missing)}; make it again: latticeq bench {subject} --json"
+        )
+    return found
 
 
 def _common_windows(results: Results) -> int:
@@ -178,7 +197,8 @@ def _headlines(results: Results, windows: int) -> str:
         if not known:
             continue
         cells = [_gap_cell(results, name, windows) for name in names]
-        rows.append([results[str(known[0])]["label"], *cells])
+        first = next(row for row in GRID if row.name == known[0])
+        rows.append([f"{first.label}, {_feedback(first)}", *cells])
     heading = ("gap of perplexity", "weights", "and cache", "and activations")
     return f"## In one table\n\n{_lines(heading, rows)}"
 

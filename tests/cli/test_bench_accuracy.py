@@ -111,6 +111,11 @@ def test_the_report_has_rates_lengths_and_splits(
     assert "| 4.25 | 58 |" in written[written.index("## How PVQ splits its bits") :]
     for name in ("lengths", "distortion"):
         assert (tmp_path / f"accuracy-{name}.svg").read_text("utf-8").startswith("<?xml")
+    for content in ("", "no JSON", '{"rows": []}'):
+        (work / "distortion.json").write_text(content, "utf-8")
+        done = latticeq(*words, "--rows", "float32", "--report", report)
+        assert (done.code, done.out) == (1, "")
+        assert "make it again: latticeq bench distortion --json" in done.err
 
 
 def test_figures_of_another_text_are_not_mixed(words: list[object], tmp_path: Path) -> None:
