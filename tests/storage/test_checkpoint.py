@@ -27,6 +27,7 @@ from latticeq.transforms.rotation import Rotation
 from tests.storage.packed_models import (
     random_grid,
     random_nest,
+    random_pvq,
     write_checkpoint_of,
 )
 
@@ -43,6 +44,8 @@ MATRICES = {
     "k.weight": random_grid(5, 65, "nf4", 64, rotation=Rotation(65, None, "none")),
     "l.weight": random_grid(20, 64, "mxfp4", 32, rotation=Rotation(64, None, block=32)),
     "m.weight": random_grid(17, 48, "nvfp4", 16, rotation=Rotation(48, 3, block=16)),
+    "n.weight": random_pvq(20, 48, 16, 58, 4),
+    "o.weight": random_pvq(17, 80, 40, 60, 0),
     "d.weight": Int8().quantize(np.random.default_rng(0).normal(size=(5, 12))),
 }
 """One matrix of every format, with shapes that leave a row group and a word part empty."""
@@ -182,6 +185,8 @@ def test_verify_names_what_is_missing_or_new(copy: Path) -> None:
         verify(copy)
 
 
+PVQ = {"format": "pvq", "shape": [20, 48], "group": 16, "pulses": 58, "gain_bits": 4}
+PVQ |= {"rotation": "none", "seed": None}
 NEST = {"format": "voronoi", "shape": [20, 24], "q": 16, "k": 4, "rotation": "none", "seed": None}
 GRID = {"shape": [20, 64], "rotation": "none", "seed": None}
 INT4 = GRID | {"format": "int4", "group": 20, "symmetric": True}
@@ -224,6 +229,14 @@ INT4 = GRID | {"format": "int4", "group": 20, "symmetric": True}
         (INT4, {"shape": [20, 0]}, "shape"),
         (INT4, {"group": 0}, "group is 0"),
         (INT4, {"group": 65}, "group is 65; it must be from 1 to 64"),
+        (PVQ, {"group": 1}, "group is 1; it must be from 2 to 256"),
+        (PVQ, {"group": "16"}, "group is '16'"),
+        (PVQ, {"group": 32}, "the second a multiple of 32"),
+        (PVQ, {"pulses": 0}, "pulses is 0; it must be from 1 to 4095"),
+        (PVQ, {"pulses": 4096}, "pulses is 4096"),
+        (PVQ, {"gain_bits": 9}, "gain_bits is 9; it must be from 0 to 8"),
+        (PVQ, {"group": 256, "shape": [1, 256], "pulses": 4095}, "take smaller groups"),
+        (PVQ, {"rotation": "random"}, "rotation is 'random'"),
         (INT4, {"group": None}, "group is None"),
         (INT4, {"symmetric": 1}, "symmetric is 1"),
         (INT4, {"symmetric": None}, "symmetric is None"),
