@@ -268,7 +268,7 @@ class Session:
         command = [sys.executable, "-m", "latticeq", "chat", str(folder), "--json", *options]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
-        self.out = b""
+        self.out, self.err = b"", b""
 
     def __enter__(self) -> Self:
         return self
@@ -285,17 +285,31 @@ class Session:
         end = time.monotonic() + 300  # kernels may have to be compiled
         while not is_enough(self.out):
             assert time.monotonic() < end, self.out
-            if select.select([self.process.stdout], [], [], 1)[0]:
-                new = os.read(self.process.stdout.fileno(), 1 << 16)
-                assert new, self.process.stderr.read()
-                self.out += new
+            self.out += self._new(self.process.stdout)
+
+    def read_errors(self, words: bytes, count: int) -> None:
+        """Read until stderr has some words so often; stdout is read too, so it never fills."""
+        end = time.monotonic() + 300
+        while self.err.count(words) < count:
+            assert time.monotonic() < end, self.err
+            self.out += self._new(self.process.stdout, 0)
+            self.err += self._new(self.process.stderr, 0.1)
+
+    def _new(self, stream, seconds: float = 1) -> bytes:
+        """Return what there is to read, having waited for something for so long at most."""
+        if not select.select([stream], [], [], seconds)[0]:
+            return b""
+        new = os.read(stream.fileno(), 1 << 16)
+        assert new, self.err + self.process.stderr.read()
+        return new
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
     def finish(self) -> Outcome:
         out, err = self.process.communicate(timeout=60)
-        return Outcome(self.process.returncode, (self.out + out).decode(), err.decode())
+        whole = (self.out + out).decode(), (self.err + err).decode()
+        return Outcome(self.process.returncode, *whole)
 
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
@@ -308,11 +322,12 @@ def test_ctrl_c_stops_a_reply_and_keeps_the_session(tmp_path: Path) -> None:
         session.write("Hello")
         session.read(lambda out: len(out) > 200)
         session.interrupt()
-        session.read(lambda out: out.endswith(b"\n"))
+        session.read_errors(b"(stopped)", 1)  # a second Ctrl-C in one reply would end the session
         stopped = len(session.out)
         session.write("And now?")
         session.read(lambda out: len(out) > stopped + 200)
         session.interrupt()
+        session.read_errors(b"(stopped)", 2)
         session.write("/exit")
         outcome = session.finish()
     assert outcome.code == 0, outcome.err
