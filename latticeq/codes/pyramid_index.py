@@ -34,7 +34,7 @@ _TOP = np.uint64(63)
 
 
 @kernel(parallel=True)
-def rank_words(words: Any, table: Any, index: Any) -> None:
+def rank_words(words: Any, table: Any, index: Any, are_words: Any) -> None:
     """Write the number of each word.
 
     Parameters
@@ -43,12 +43,26 @@ def rank_words(words: Any, table: Any, index: Any) -> None:
     table : (n, FRONT + K + 2, limbs) uint64
         At (m, FRONT + j): C(m, j − 1), which is 0 for j = 0, as is all before it.
     index : (R, limbs) uint64, output
+        Zero for what is no word.
+    are_words : (R,) bool, output
+        Whether magnitudes sum to K.
     """
     for row in prange(len(words)):
-        if table.shape[2] == 1:
+        are_words[row] = _magnitudes(words[row]) == table.shape[1] - 2 - FRONT
+        if not are_words[row]:
+            index[row] = 0
+        elif table.shape[2] == 1:
             index[row, 0] = _rank_narrow(words[row], table)
         else:
             _rank(words[row], table, index[row])
+
+
+@kernel
+def _magnitudes(word: Any) -> Any:
+    total = np.int64(0)
+    for i in range(len(word)):
+        total += abs(np.int64(word[i]))
+    return total
 
 
 @kernel

@@ -1,8 +1,8 @@
 """Pyramid codes: indices become words, words become tiles, sixteen rows at a time.
 
-To name a word takes a walk over all its coordinates, some twenty steps that each wait for the one
-before; a byte a weight is read in less. So there is no kernel for one token: where tokens come one
-at a time, the runtime "int8" decodes the matrix once, when it is loaded.
+To find the word of an index takes a walk over all its coordinates, each step of which waits for the
+one before; a byte a weight is read in far less. So there is no kernel for one token: where tokens
+come one at a time, the runtime "int8" decodes the matrix once, when it is loaded.
 """
 
 from __future__ import annotations
@@ -100,8 +100,7 @@ def _dequantize_groups(
         word = np.empty(n, np.int16)
         for block in range(index.shape[1]):
             for row in range(ROWS):
-                left[-1] = 0  # an index of 64 bits may have a limb less than the number of words
-                read_field(index[group, block], bits * row, bits, left[: (bits + 63) >> 6])
+                read_field(index[group, block], bits * row, bits, left)
                 unrank_into(left, size, table, word)
                 if gain_bits > 0:
                     read_field(gain_index[group, block], gain_bits * row, gain_bits, chosen)

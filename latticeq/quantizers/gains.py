@@ -20,10 +20,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.codes.pyramid import PyramidCode, most_pulses, word_count
+from latticeq.codes.pyramid import PyramidCode, most_pulses
 from latticeq.errors import InputError
 
-__all__ = ["MAX_GAIN_BITS", "Split", "gain_levels", "length_levels", "splits"]
+__all__ = [
+    "MAX_GAIN_BITS",
+    "Split",
+    "gain_levels",
+    "group_bits",
+    "length_levels",
+    "split_with",
+    "splits",
+]
 
 MAX_GAIN_BITS = 8
 """Of a gain: its index is one byte in memory."""
@@ -59,7 +67,9 @@ class Split:
 
 @lru_cache(maxsize=256)
 def splits(group: int, bits: float, n: int) -> tuple[Split, ...]:
-    """Return the ways to spend so many bits an entry on gain and shape, the best one first.
+    """Return ways to spend so many bits an entry on gain and shape, the best one first.
+
+    They have 0, 1, 2, ... bits for the gain, up to where two more bits in a row only lose.
 
     Parameters
     ----------
@@ -75,24 +85,38 @@ def splits(group: int, bits: float, n: int) -> tuple[Split, ...]:
     InputError
         If the bits do not suffice for one pulse.
     """
-    budget = int(np.floor(bits * group + 1e-9))
-    least = (2 * group - 1).bit_length()
-    if budget < least:
-        raise InputError(
-            f"bits is {bits} for groups of {group}: {budget} bits a group; the direction alone "
-            f"needs at least {least}"
-        )
-    found = []
-    for gain_bits in range(min(MAX_GAIN_BITS, budget - least) + 1):
-        pulses = most_pulses(group, budget - gain_bits)
-        mean, square = _cosine(group, pulses)
-        _, lost = length_levels(group, n, gain_bits)
-        shape_bits = (word_count(group, pulses) - 1).bit_length()
-        error = 1 - square + mean * mean * lost / group
-        found.append(Split(gain_bits, shape_bits, pulses, error))
-        if len(found) > 2 and found[-3].error < found[-2].error < error:
+    budget = group_bits(group, bits)
+    found: list[Split] = []
+    for gain_bits in range(min(MAX_GAIN_BITS, budget - _least_bits(group)) + 1):
+        found.append(split_with(group, bits, n, gain_bits))
+        if len(found) > 2 and found[-3].error < found[-2].error < found[-1].error:
             break  # a bit more for the gain takes more from the shape than the one before
     return tuple(sorted(found, key=lambda split: split.error))
+
+
+def split_with(group: int, bits: float, n: int, gain_bits: int) -> Split:
+    """Return the way that spends so many bits on the gain; arguments and errors as of `splits`."""
+    pulses = most_pulses(group, group_bits(group, bits) - gain_bits)
+    mean, square = _cosine(group, pulses)
+    _, lost = length_levels(group, n, gain_bits)
+    error = 1 - square + mean * mean * lost / group
+    return Split(gain_bits, PyramidCode(group, pulses).index_bits, pulses, error)
+
+
+def group_bits(group: int, bits: float) -> int:
+    """Return the whole bits of a group, refusing fewer than one pulse needs."""
+    budget = int(np.floor(bits * group + 1e-9))
+    if budget < _least_bits(group):
+        raise InputError(
+            f"bits is {bits} for groups of {group}: {budget} bits a group; the direction alone "
+            f"needs at least {_least_bits(group)}"
+        )
+    return budget
+
+
+def _least_bits(group: int) -> int:
+    """Return the bits that tell the words of one pulse apart."""
+    return (2 * group - 1).bit_length()
 
 
 def gain_levels(code: PyramidCode, n: int, gain_bits: int) -> NDArray[np.float32]:

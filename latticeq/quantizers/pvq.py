@@ -26,7 +26,14 @@ from latticeq.codes.pyramid import PyramidCode, most_pulses
 from latticeq.errors import InputError
 from latticeq.quantizers.base import CodedTensor
 from latticeq.quantizers.feedback import DAMPING, Factor, rotated_factor
-from latticeq.quantizers.gains import MAX_GAIN_BITS, Split, gain_levels, splits
+from latticeq.quantizers.gains import (
+    MAX_GAIN_BITS,
+    Split,
+    gain_levels,
+    group_bits,
+    split_with,
+    splits,
+)
 from latticeq.quantizers.unit_rows import encode_columns, unit_rows
 from latticeq.transforms.rotation import Rotation
 
@@ -181,15 +188,15 @@ class PVQ:
             raise InputError(
                 f"gain_bits is {given!r}; it must be an integer from 0 to {MAX_GAIN_BITS}, or None"
             )
-        PyramidCode(self.group, self.split(2 * self.group).pulses)
+        # The most pulses that any split has: whether they fit, and can be numbered.
+        shape_bits = group_bits(self.group, self.bits) - (given or 0)
+        PyramidCode(self.group, most_pulses(self.group, shape_bits))
 
     def split(self, n: int) -> Split:
         """Return how the bits of a group are spent in rows of n numbers."""
         if self.gain_bits is None:
             return splits(self.group, self.bits, n)[0]
-        shape_bits = int(np.floor(self.bits * self.group + 1e-9)) - self.gain_bits
-        pulses = most_pulses(self.group, shape_bits)
-        return Split(self.gain_bits, PyramidCode(self.group, pulses).index_bits, pulses, np.nan)
+        return split_with(self.group, self.bits, n, self.gain_bits)
 
     def code_and_levels(self, n: int) -> tuple[PyramidCode, NDArray[np.float32]]:
         """Return the code of groups in rows of n numbers, and the levels of their gains."""

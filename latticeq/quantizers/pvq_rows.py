@@ -145,9 +145,7 @@ class PVQRowCodec:
         coded = checked_bytes(rows, self.row_nbytes)
         groups, code = self.n // self.code.n, self.code
         index_width, gain_width = self._widths
-        index = np.zeros((len(coded), groups, code.limbs), np.uint64)
-        stored = split_fields(coded[:, :index_width], groups, code.index_bits)
-        index[..., : stored.shape[2]] = stored
+        index = split_fields(coded[:, :index_width], groups, code.index_bits)
         chosen = np.zeros((len(coded), groups), np.uint64)
         if self.gain_bits:
             gains = coded[:, index_width : index_width + gain_width]

@@ -133,15 +133,13 @@ class PackedPVQ(Packed):
         """Return the index of each group's word, (M padded, N / group, limbs), checked."""
         code, packed = self.code, self.arrays["index"]
         index = unpack_wide(packed, code.index_bits, ROWS * len(packed))
-        wide = np.zeros((*index.shape[:2], code.limbs), np.uint64)
-        wide[..., : index.shape[2]] = index
-        if (bad := code.first_invalid(wide.reshape(-1, code.limbs))) is not None:
+        if (bad := code.first_invalid(index.reshape(-1, code.limbs))) is not None:
             row, group = divmod(bad, index.shape[1])
             raise FormatError(
                 f"the index of row {row}, group {group} names no word; it must be below "
                 f"{code.size}, the number of words of {code.n} numbers and {code.pulses} pulses"
             )
-        return wide
+        return index
 
     def unpack(self) -> PVQTensor:
         """Return the words and gains."""
