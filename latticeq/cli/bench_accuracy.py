@@ -228,7 +228,7 @@ def _measure(
         quantized = _kept(row, folder, args, begun)
         figures["quantize"] = _quantize(row, folder, args) if quantized is None else quantized
         if quantized is None:
-            begun.start(figures["quantize"])
+            begun.start(figures["quantize"], args.keep)
     model = load(folder, runtime="float32")  # what the bytes say, not what rounding inputs adds
     start = time.perf_counter()
     found = perplexity(
@@ -245,7 +245,7 @@ def _measure(
     figures |= {"bits_per_weight": model.bits_per_weight, **run_bits(read_config(folder))}
     figures |= {"cpu": machine.cpu_name(), "versions": versions()}
     say(f"perplexity {figures['perplexity']['perplexity']:.3f}")
-    if not args.keep:
+    if not (args.keep or begun.keep):
         del model  # its weights are mapped
         begun.forget()
         if row.name != FLOAT:
@@ -268,6 +268,8 @@ class _Begun:
         What `_quantize` returned.
     windows : list of (float, float)
         The windows that are measured, as `perplexity` reports them.
+    keep : bool
+        Whether the model was quantized to be kept.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -275,13 +277,14 @@ class _Begun:
         found = _read(path) if path.is_file() else {}
         is_same = found.get("settings") == settings
         self.quantize: dict[str, Any] | None = found.get("quantize") if is_same else None
+        self.keep = bool(is_same and found.get("keep"))
         self.windows: list[tuple[float, float]] = (
             [(whole, later) for whole, later in found["windows"]] if is_same else []
         )
 
-    def start(self, quantize: dict[str, Any]) -> None:
+    def start(self, quantize: dict[str, Any], keep: bool) -> None:
         """Begin anew, with a model that was just quantized."""
-        self.quantize, self.windows = quantize, []
+        self.quantize, self.windows, self.keep = quantize, [], keep
         self._write()
 
     def add(self, window: tuple[float, float]) -> None:
@@ -291,7 +294,7 @@ class _Begun:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        names = ("settings", "quantize", "windows")
+        names = ("settings", "quantize", "windows", "keep")
         _keep(self.path, {name: getattr(self, name) for name in names})
 
     def forget(self) -> None:

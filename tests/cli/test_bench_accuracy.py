@@ -143,6 +143,7 @@ def test_more_windows_are_measured_of_what_was_kept(words: list[object], tmp_pat
     assert more["quantize"] == first["quantize"]
     losses = more["perplexity"]["window_losses"]
     assert (len(losses), losses[:2]) == (whole, first["perplexity"]["window_losses"])
+    assert (tmp_path / f"work/models/{row}").is_dir()  # it was kept, and stays
     for extra in ([], ["--full"]):  # the whole text is enough for either
         done = latticeq(*words, "--rows", row, *extra)
         assert "rows to measure" not in done.err
