@@ -256,9 +256,9 @@ class Weights:
             return self.folder.raw(stored)
         return self.folder.float32(stored)
 
-    def matrix_float32(self, name: str) -> NDArray[np.float32]:
-        """Return a float matrix in float32: the map itself if it is stored so."""
-        return self.folder.float32(self._stored[name])
+    def matrix_float32(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """Return rows of a float matrix in float32: the map itself if it is stored so."""
+        return self.folder.float32(self._stored[name], rows)
 
 
 def _refuse_foreign_tensors(folder: TensorFolder) -> None:

@@ -205,8 +205,14 @@ class TensorFolder:
         array = data.view(DTYPES[info.dtype]).reshape(info.shape)
         return array if array.flags.aligned else array.copy()
 
-    def float32(self, name: str) -> NDArray[np.float32]:
+    def float32(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         """Return a tensor as float32: a view of the file for F32, a converted copy otherwise.
+
+        Parameters
+        ----------
+        name : str
+        rows : slice, optional
+            Of the first axis, where the rest is not to be converted.
 
         Raises
         ------
@@ -214,6 +220,8 @@ class TensorFolder:
             As `raw`, and if the tensor does not hold floating-point numbers.
         """
         dtype, array = self.info(name).dtype, self.raw(name)
+        if rows is not None:
+            array = array[rows]
         if dtype == "F32":
             return array
         if dtype == "BF16":
