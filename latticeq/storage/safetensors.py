@@ -59,6 +59,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The weights of a folder in one file, and the list of those in several."""
 
+_MAX_DIMS = 32  # NumPy has 64 at most, before version 2 it had 32
 _ALIGNMENT = 64  # a cache line, and the widest vector load
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
@@ -256,6 +257,11 @@ class TensorFolder:
                 continue  # the index decides which file holds a tensor
             start, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
+            if len(shape) > _MAX_DIMS:
+                raise FormatError(
+                    f"{path}: tensor {name} has {len(shape)} dimensions; at most {_MAX_DIMS} are "
+                    "supported"
+                )
             self._infos[name] = TensorInfo(
                 name, entry["dtype"], shape, end - start, path, data_start + start
             )
@@ -285,11 +291,20 @@ def read_index(path: Path) -> dict[str, str]:
         for name, file in weight_map.items():
             # A plain name only: an index from elsewhere must not make us read any other folder.
             plain = isinstance(file, str) and file.endswith(".safetensors") and file[0] != "."
-            if not plain or any(character in str(file) for character in "/\\:\0"):
+            if not plain or not _can_be_named(file):
                 raise FormatError(
                     f"places tensor {name} in {file!r}, which is not a shard's file name"
                 )
         return weight_map
+
+
+def _can_be_named(file: str) -> bool:
+    """Tell whether a file inside a folder can have this name on every system."""
+    try:
+        file.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
+    return not any(character in file for character in "/\\:\0")
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]], int]:
@@ -310,7 +325,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]],
         ) from error
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror or error}") from error
-    return header.pop("__metadata__", {}), header, 8 + length
+    return header.pop("__metadata__", None) or {}, header, 8 + length
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
