@@ -15,6 +15,7 @@ from latticeq.errors import FormatError, InputError, LatticeqError
 from latticeq.linear.packed import Int8Linear, NestLinear
 from latticeq.model.loader import Weights, load, load_config
 from latticeq.model.quantize import QuantizeReport, quantize
+from latticeq.quantizers.calibration import Moment
 from latticeq.quantizers.nestquant import NestQuant
 from latticeq.storage.checkpoint import verify
 from latticeq.storage.safetensors import SafetensorsWriter
@@ -267,6 +268,27 @@ def test_texts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"tokenizer\.json"):
         quantize(source, tmp_path / "out", feedback="none")
     assert names(tmp_path) == ["binary.txt", "short.txt", "source"]
+
+
+@pytest.mark.parametrize("feedback", ["ldlq", "qa-ldlq"])
+def test_what_cannot_be_factored_names_the_matrix_and_the_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feedback: str
+) -> None:
+    source = write_byte_model(tmp_path / "source")
+
+    def mean(self: Moment) -> np.ndarray:  # of rank 2, and no second moment of anything
+        diagonal = np.zeros(self._sum.shape[0])
+        diagonal[:2] = -1e6, 1
+        return np.diag(diagonal)
+
+    monkeypatch.setattr(Moment, "mean", mean)
+    with pytest.raises(LatticeqError) as caught:
+        quantize(source, tmp_path / "out", feedback=feedback, **SMALL)
+    message = str(caught.value)
+    assert "tensor model.layers.0.self_attn.q_proj.weight: calibrated on 256 tokens: " in message
+    assert "of size 48" in message
+    assert "rank 2" in message or feedback == "qa-ldlq"  # which solves for its target first
+    assert "calibrate on more tokens" in message
 
 
 def test_shapes_that_blocks_do_not_divide_are_refused(tmp_path: Path) -> None:
