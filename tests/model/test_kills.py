@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from latticeq.model.job import partial_folder
 from tests.tiny_model import byte_config, write_byte_model
 
-MANY = int(os.environ.get("LATTICEQ_KILLS", "200"))
+KILLS = int(os.environ.get("LATTICEQ_KILLS", "0"))
+"""How many the long test does: 200 take some minutes."""
 
 
 def command(source: Path, out: Path) -> list[str]:
@@ -24,11 +26,11 @@ def command(source: Path, out: Path) -> list[str]:
 def listing(folder: Path) -> list[tuple[str, int]]:
     """Return what is in a folder, and in those inside: what changes as a job goes on."""
     found = []
-    for path in folder.rglob("*"):
-        try:
-            found.append((str(path), path.stat().st_size))
-        except FileNotFoundError:
-            continue
+    for path, _, names in os.walk(folder):  # which passes over what is gone meanwhile
+        found.append((path, 0))
+        for name in names:
+            with suppress(FileNotFoundError):
+                found.append((f"{path}/{name}", Path(path, name).stat().st_size))
     return sorted(found)
 
 
@@ -50,16 +52,20 @@ def killed(words: list[str], folder: Path, rng: random.Random) -> bool:
         error = process.communicate()[1].decode()
     finally:
         process.kill()
-    code = process.returncode
-    assert code in (0, -9), error
-    return code == 0
+    return process.returncode != -9 and is_done(process.returncode, error)
+
+
+def is_done(code: int, error: str) -> bool:
+    """Tell whether a job is done; fail if it ended otherwise."""
+    # A process that was killed as it cleaned up behind the finished output has left it finished.
+    is_late = code == 2 and "exists already; choose another folder" in error
+    assert code == 0 or is_late, error
+    return True
 
 
 def finish(words: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    # A process that was killed as it cleaned up behind the finished output has left it finished.
-    is_late = done.returncode == 2 and "exists already; choose another folder" in done.stderr
-    assert done.returncode == 0 or is_late, done.stderr
+    assert is_done(done.returncode, done.stderr)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,7 +84,7 @@ def kill_and_resume(tmp_path: Path, kills: int) -> None:
         jobs += 1
         words = command(source, folder / str(jobs) / "out")
         (folder / str(jobs)).mkdir(parents=True)
-        in_job = rng.randint(1, 8)  # or it might be killed for ever before its first part
+        in_job = rng.randint(1, 20)  # or it might be killed for ever before its first part
         while kills and in_job and not killed(words, folder / str(jobs), rng):
             kills, in_job = kills - 1, in_job - 1
         finish(words)
@@ -96,6 +102,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not KILLS, reason="set LATTICEQ_KILLS to how often to kill")
 def test_many_killed_jobs_go_on_to_the_same_bytes(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, MANY)
+    kill_and_resume(tmp_path, KILLS)
     assert list(tmp_path.glob("jobs/*/out/config.json"))

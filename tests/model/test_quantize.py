@@ -17,6 +17,7 @@ from latticeq.model.loader import Weights, load, load_config
 from latticeq.model.quantize import QuantizeReport, quantize
 from latticeq.quantizers.calibration import Moment
 from latticeq.quantizers.nestquant import NestQuant
+from latticeq.quantizers.scalar import Int8
 from latticeq.storage.checkpoint import verify
 from latticeq.storage.safetensors import SafetensorsWriter
 from tests.tiny_llama import random_weights, write_folder
@@ -338,6 +339,18 @@ def test_embeddings_may_be_kept_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(
         kept, load_file(source / "model.safetensors")["model.embed_tokens.weight"]
     )
+
+
+def test_embeddings_are_the_same_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_byte_model(tmp_path / "source", byte_config("llama", num_hidden_layers=1))
+    quantize(source, tmp_path / "whole", feedback="none")
+    monkeypatch.setattr("latticeq.model.quantize.TABLE_CHUNK", 7 * 48 + 5)
+    quantize(source, tmp_path / "pieces", feedback="none")
+    whole, pieces = (tmp_path / name / "model.safetensors" for name in ("whole", "pieces"))
+    assert whole.read_bytes() == pieces.read_bytes()
+    wanted = Int8().quantize(load_file(source / "model.safetensors")["lm_head.weight"])
+    found = Weights(tmp_path / "pieces", load_config(tmp_path / "pieces")).packed("lm_head.weight")
+    assert np.array_equal(found.unpack().dequantize(), wanted.dequantize())
 
 
 def test_without_feedback_rows_are_quantized_plainly(tmp_path: Path) -> None:
