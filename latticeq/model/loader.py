@@ -181,7 +181,8 @@ class Weights:
             quantized = _quantization(Path(folder))
         if not quantized:
             _refuse_foreign_tensors(self.folder)
-        self.coding = RunCoding.from_config(quantized)
+        with error_context(str(folder)):
+            self.coding = RunCoding.from_config(quantized)
         shapes = expected_tensors(config) | self._expected_offsets()
         self._shapes = {name: size for name, size in shapes.items() if name.startswith(prefix)}
         self.entries: dict[str, dict[str, Any]] = quantized.get("tensors", {})

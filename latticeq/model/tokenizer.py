@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamDecoder", "Tokenizer", "read_object"]
 
-_FAILS = "tokenizer.json may be damaged, copy it again from the original model: it fails on a text"
 _REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character, or not yet one
 
 
@@ -33,14 +32,21 @@ class Tokenizer:
     backend : tokenizers.Tokenizer
     stop_ids : frozenset of int
         Ids that end a generation.
+    where : str
+        What errors call it.
 
     See Also
     --------
     Tokenizer.from_folder : the usual way to make one.
     """
 
-    def __init__(self, backend: Backend, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self, backend: Backend, stop_ids: frozenset[int], where: str = "tokenizer.json"
+    ) -> None:
         self._backend = backend
+        self._fails = (
+            f"{where} may be damaged, copy it again from the original model: it fails on a text"
+        )
         self._added = frozenset(backend.get_added_tokens_decoder())
         self.stop_ids = stop_ids
 
@@ -72,7 +78,7 @@ class Tokenizer:
         # Both would silently change what is tokenized; this class promises the text as it is.
         backend.no_truncation()
         backend.no_padding()
-        return cls(backend, _stop_ids(Path(folder), backend))
+        return cls(backend, _stop_ids(Path(folder), backend), str(path))
 
     @property
     def vocab_size(self) -> int:
@@ -95,7 +101,7 @@ class Tokenizer:
         FormatError
             If the tokenizer fails, as a damaged one may on some texts only.
         """
-        with _library_errors(_FAILS):
+        with _library_errors(self._fails):
             try:
                 return list(self._backend.encode(text, add_special_tokens=False).ids)
             except TypeError as error:
@@ -114,7 +120,7 @@ class Tokenizer:
             As `tokenize`.
         """
         ids = self.tokenize(text)
-        with _library_errors(_FAILS):
+        with _library_errors(self._fails):
             whole = self._backend.encode("a", add_special_tokens=True)
         n_first = next((i for i, is_it in enumerate(whole.special_tokens_mask) if not is_it), 0)
         first = list(whole.ids[:n_first])
@@ -133,7 +139,7 @@ class Tokenizer:
         FormatError
             If the tokenizer fails.
         """
-        with _library_errors(_FAILS):
+        with _library_errors(self._fails):
             try:
                 return str(self._backend.decode(list(ids), skip_special_tokens=False))
             except (OverflowError, TypeError) as error:

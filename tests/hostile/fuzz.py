@@ -1,9 +1,9 @@
 """Give every reader damaged files: ``python -m tests.hostile.fuzz --seconds N [--reader NAME]``.
 
-For each input a reader ends, or raises a `LatticeqError`, within a second, and in memory of at most
-four times the input and 64 MiB. Anything else is a finding, which is printed with the seed of its
-input: ``--seed`` with ``--inputs 1`` and the reader's name repeats it. Prints how many inputs each
-reader took, and how many of them it read to the end.
+For each input a reader ends, or raises a `LatticeqError` that names the file, within a second, and
+in memory of at most four times the input and 64 MiB. Anything else is a finding, which is printed
+with the seed of its input: ``--seed`` with ``--inputs 1`` and the reader's name repeats it. Prints
+how many inputs each reader took, and how many of them it read to the end.
 
 The memory is what Linux says that the process has held at most since the input came (VmHWM); on
 other systems it is not looked at. A reader that does not come back at all is stopped after a minute
@@ -123,8 +123,9 @@ def attempt(reader: Reader, desk: Desk, seed: int, tally: Tally, peak: Peak) -> 
     try:
         reader.read(desk.folder)
         tally.read += 1
-    except LatticeqError:
-        pass
+    except LatticeqError as error:
+        if str(desk.folder) not in str(error):
+            what, where = f"the error names no file: {error}"[:300], _place(error)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a panic in a library is no Exception

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from latticeq.errors import LatticeqError
+from latticeq.errors import LatticeqError, context
 from latticeq.linear.packed import RUNTIMES, make_packed_linear
 from latticeq.model.chat_template import ChatTemplate
 from latticeq.model.gguf_import import gguf_config
@@ -273,8 +273,9 @@ def _gguf(folder: Path) -> Reader:
             for name in file.tensors:
                 file.float32(name)
         gguf_config(folder / "m.gguf")
-        build_tokenizer(file.metadata)
-        tokenizer_config(file.metadata, 128)
+        with context(str(file.path)):  # as in import_gguf
+            build_tokenizer(file.metadata)
+            tokenizer_config(file.metadata, 128)
 
     return Reader("gguf", make, read, [{"m.gguf": whole}])
 

@@ -36,7 +36,9 @@ def test_damaged_files_are_an_error_or_a_result(name: str, tmp_path: Path) -> No
 
 
 def reader_that(does: object) -> Reader:
-    def read(_: Path) -> None:
+    def read(folder: Path) -> None:
+        if isinstance(does, LatticeqError):
+            raise type(does)(f"{folder}/a: {does}")
         if isinstance(does, BaseException):
             raise does
         if callable(does):
@@ -46,6 +48,20 @@ def reader_that(does: object) -> Reader:
         return {"a": b"x"}
 
     return Reader("test", make, read, [])
+
+
+def nameless() -> None:
+    raise FormatError("it is damaged")
+
+
+def deep(n: int) -> int:
+    return deep(n + 1) + 1
+
+
+def burn(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
 
 
 class PanicError(BaseException):
@@ -58,6 +74,7 @@ class PanicError(BaseException):
         (None, None),
         (FormatError("it is damaged"), None),
         (LatticeqError("so it is"), None),
+        (nameless, "the error names no file: it is damaged"),
         (ValueError("unseen"), "ValueError: unseen"),
         (PanicError("no Exception"), "PanicError: no Exception"),
         (lambda: deep(1), "RecursionError: "),
@@ -80,16 +97,6 @@ def test_the_fuzzer_sees_memory(tmp_path: Path) -> None:
         reader = reader_that(lambda size=size: len(bytearray(b"x") * size))
         tally = fuzz(reader, tmp_path / "log", seconds=60, inputs=1)
         assert len(tally.findings) == count
-
-
-def deep(n: int) -> int:
-    return deep(n + 1) + 1
-
-
-def burn(seconds: float) -> None:
-    until = time.process_time() + seconds
-    while time.process_time() < until:
-        pass
 
 
 def test_the_long_run_prints_how_many_inputs(tmp_path: Path) -> None:
