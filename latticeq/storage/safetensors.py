@@ -60,6 +60,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The weights of a folder in one file, and the list of those in several."""
 
 _MAX_DIMS = 32  # NumPy has 64 at most, before version 2 it had 32
+_MAX_ENTRIES = 2**48
 _ALIGNMENT = 64  # a cache line, and the widest vector load
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
@@ -257,11 +258,7 @@ class TensorFolder:
                 continue  # the index decides which file holds a tensor
             start, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
-            if len(shape) > _MAX_DIMS:
-                raise FormatError(
-                    f"{path}: tensor {name} has {len(shape)} dimensions; at most {_MAX_DIMS} are "
-                    "supported"
-                )
+            _check_representable(f"{path}: tensor {name}", shape)
             self._infos[name] = TensorInfo(
                 name, entry["dtype"], shape, end - start, path, data_start + start
             )
@@ -296,6 +293,14 @@ def read_index(path: Path) -> dict[str, str]:
                     f"places tensor {name} in {file!r}, which is not a shard's file name"
                 )
         return weight_map
+
+
+def _check_representable(where: str, shape: tuple[int, ...]) -> None:
+    """Refuse shapes that fit their bytes and that NumPy has no arrays of."""
+    if len(shape) > _MAX_DIMS:
+        raise FormatError(f"{where} has {len(shape)} dimensions; at most {_MAX_DIMS} are supported")
+    if prod(max(1, size) for size in shape) > _MAX_ENTRIES:  # empty: another dimension is 0
+        raise FormatError(f"{where} has shape {shape}, which is out of range")
 
 
 def _can_be_named(file: str) -> bool:

@@ -34,6 +34,7 @@ HEADERS = {
     "overlap": ({"a": GOOD, "b": GOOD | {"data_offsets": [4, 12]}}, bytes(12)),
     "hole": ({"a": GOOD, "b": GOOD | {"data_offsets": [12, 20]}}, bytes(20)),
     "too many dimensions": ({"a": GOOD | {"shape": [2] + [1] * 99}}, bytes(8)),
+    "empty and endless": ({"a": GOOD | {"shape": [1 << 62, 0], "data_offsets": [0, 0]}}, b""),
     "offsets reversed": ({"a": GOOD | {"data_offsets": [8, 0]}}, bytes(8)),
     "offsets beyond 64 bits": ({"a": GOOD | {"data_offsets": [0, 1 << 70]}}, bytes(8)),
     "no dtype": ({"a": {"shape": [2], "data_offsets": [0, 8]}}, bytes(8)),
