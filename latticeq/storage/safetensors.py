@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, InputError, context
 from latticeq.storage.disk import disk_errors
+from latticeq.storage.safetensors_header import check_representable, read_header
 
 __all__ = [
     "DTYPES",
@@ -59,8 +60,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The weights of a folder in one file, and the list of those in several."""
 
-_MAX_DIMS = 32  # NumPy has 64 at most, before version 2 it had 32
-_MAX_ENTRIES = 2**48
 _ALIGNMENT = 64  # a cache line, and the widest vector load
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
@@ -250,7 +249,7 @@ class TensorFolder:
 
     def _open(self, path: Path, weight_map: Mapping[str, Path]) -> None:
         with context(str(path)):
-            metadata, entries, data_start = _read_header(path)
+            metadata, entries, data_start = read_header(path)
             self._maps[path] = np.asarray(np.memmap(path, np.uint8, "r"))
         self.metadata |= metadata
         for name, entry in entries.items():
@@ -258,7 +257,7 @@ class TensorFolder:
                 continue  # the index decides which file holds a tensor
             start, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
-            _check_representable(f"{path}: tensor {name}", shape)
+            check_representable(f"{path}: tensor {name}", shape)
             self._infos[name] = TensorInfo(
                 name, entry["dtype"], shape, end - start, path, data_start + start
             )
@@ -295,14 +294,6 @@ def read_index(path: Path) -> dict[str, str]:
         return weight_map
 
 
-def _check_representable(where: str, shape: tuple[int, ...]) -> None:
-    """Refuse shapes that fit their bytes and that NumPy has no arrays of."""
-    if len(shape) > _MAX_DIMS:
-        raise FormatError(f"{where} has {len(shape)} dimensions; at most {_MAX_DIMS} are supported")
-    if prod(max(1, size) for size in shape) > _MAX_ENTRIES:  # empty: another dimension is 0
-        raise FormatError(f"{where} has shape {shape}, which is out of range")
-
-
 def _can_be_named(file: str) -> bool:
     """Tell whether a file inside a folder can have this name on every system."""
     try:
@@ -310,36 +301,6 @@ def _can_be_named(file: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
         return False
     return not any(character in file for character in "/\\:\0")
-
-
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]], int]:
-    """Return metadata, header entries and where the data starts, after the library's checks."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # Checks lengths, dtypes, shapes against offsets, holes and overlaps; reads no data.
-        with safe_open(path, "numpy"):
-            pass
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
-    except SafetensorError as error:
-        reason = str(error).removeprefix("Error while deserializing header: ")
-        raise FormatError(
-            f"is not a whole safetensors file ({reason}); it is truncated or damaged: get it again"
-        ) from error
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror or error}") from error
-    return header.pop("__metadata__", None) or {}, header, 8 + length
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FormatError(f"the header has tensor {twice} twice")
-    return unique
 
 
 class SafetensorsWriter:
