@@ -3,7 +3,7 @@
 Writes a Llama of random weights in shards of half a gigabyte, 4 GB in all unless told otherwise,
 and quantizes it in a process whose data are limited to 2 GB (RLIMIT_DATA: the heap and all private
 memory; mapped files do not count, as the system may drop their pages). Prints the most anonymous
-memory that was seen, every 20 ms in /proc/PID/smaps_rollup, and the resident memory, which has the
+memory that was seen, every 50 ms in /proc/PID/smaps_rollup, and the resident memory, which has the
 mapped weights in it.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
         command = [sys.executable, "-m", "latticeq", "quantize"]
         command += [str(folder / "source"), str(folder / "out"), *words]
         nbytes = sum(path.stat().st_size for path in (folder / "source").iterdir())
-        done = measure(command, int(args.limit * 1e9), every=0.02)
+        done = measure(command, int(args.limit * 1e9), every=0.05)
         made = sum(path.stat().st_size for path in (folder / "out").glob("*"))
         layers = config["num_hidden_layers"]
         print(

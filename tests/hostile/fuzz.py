@@ -193,7 +193,8 @@ def fuzz(
             while time.monotonic() < until and (inputs is None or tally.inputs < inputs):
                 if tally.inputs % 64 == 0:
                     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-                os.pwrite(number, f"{reader.name} {seed + tally.inputs}\n".encode(), 0)
+                os.lseek(number, 0, os.SEEK_SET)
+                os.write(number, f"{reader.name} {seed + tally.inputs}\n".encode())
                 attempt(reader, desk, seed + tally.inputs, tally, peak)
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -13,6 +13,8 @@ import pytest
 from latticeq.model.job import partial_folder
 from tests.tiny_model import byte_config, write_byte_model
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals")
+
 KILLS = int(os.environ.get("LATTICEQ_KILLS", "0"))
 """How many the long test does: 200 take some minutes."""
 
