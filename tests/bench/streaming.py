@@ -1,4 +1,4 @@
-"""Quantize a model larger than memory: ``python tests/bench/streaming.py [--help]``.
+"""Quantize a model larger than memory: ``python -m tests.bench.streaming [--help]``.
 
 Writes a Llama of random weights in shards of half a gigabyte, 4 GB in all unless told otherwise,
 and quantizes it in a process whose data are limited to 2 GB (RLIMIT_DATA: the heap and all private
