@@ -52,6 +52,8 @@ class QuantizeProgress:
         if event == "check":
             self._bar.set_postfix_str(f"{value[0]} of {value[1]} tensors", refresh=False)
             self._bar.update(0)  # shows it, but not more often than the eye follows
+        elif event == "damaged":
+            say(f"{value} of the unfinished job is damaged: it is made again")
         elif event == "fit":
             self._bar.set_description("fitting scales", refresh=False)
             self._bar.set_postfix_str(f"{value[0]} of {value[1]} steps", refresh=False)

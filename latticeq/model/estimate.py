@@ -16,7 +16,7 @@ import numpy as np
 from latticeq.model.config import LlamaConfig
 from latticeq.model.fitting import FITTED_BLOCKS, FITTED_WINDOWS
 from latticeq.model.options import Options
-from latticeq.model.plan import PlannedTensor
+from latticeq.model.plan import TABLE_CHUNK, PlannedTensor
 from latticeq.model.quantize_block import STATISTICS_WINDOWS
 from latticeq.quantizers.calibration import Moment
 
@@ -183,5 +183,8 @@ def _memory(
         moments = (8 + 4) * streams * max(n * n for n in _inputs(config))
         calibration, square = states + activations + moments, 6
     linear = max(8 * (8 * m * n + square * n * n) for m, n in linears)
-    table = max((8 * 4 * m * n for m, n in tables), default=0)
-    return _PROGRAM_BYTES + max(calibration + linear, table if options.embedding == "int8" else 0)
+    # Every table's bytes until they are written; of one its values too, and floats of some rows.
+    sizes = [m * n for m, n in tables] if options.embedding == "int8" else []
+    most = max(sizes, default=0)
+    table = sum(sizes) + 2 * most + 8 * 5 * min(most, TABLE_CHUNK)
+    return _PROGRAM_BYTES + max(calibration + linear, table)

@@ -181,7 +181,8 @@ class Weights:
             quantized = _quantization(Path(folder))
         if not quantized:
             _refuse_foreign_tensors(self.folder)
-        self.coding = RunCoding.from_config(quantized)
+        with error_context(str(folder)):
+            self.coding = RunCoding.from_config(quantized)
         shapes = expected_tensors(config) | self._expected_offsets()
         self._shapes = {name: size for name, size in shapes.items() if name.startswith(prefix)}
         self.entries: dict[str, dict[str, Any]] = quantized.get("tensors", {})
@@ -256,9 +257,9 @@ class Weights:
             return self.folder.raw(stored)
         return self.folder.float32(stored)
 
-    def matrix_float32(self, name: str) -> NDArray[np.float32]:
-        """Return a float matrix in float32: the map itself if it is stored so."""
-        return self.folder.float32(self._stored[name])
+    def matrix_float32(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """Return rows of a float matrix in float32: the map itself if it is stored so."""
+        return self.folder.float32(self._stored[name], rows)
 
 
 def _refuse_foreign_tensors(folder: TensorFolder) -> None:

@@ -15,7 +15,10 @@ from latticeq.quantizers.nestquant import NestQuant, nest_nbytes
 from latticeq.quantizers.pvq import PVQ, pvq_nbytes
 from latticeq.quantizers.scalar import Scalar, int8_nbytes
 
-__all__ = ["PlannedTensor", "disk_bytes", "plan"]
+__all__ = ["TABLE_CHUNK", "PlannedTensor", "disk_bytes", "plan"]
+
+TABLE_CHUNK = 1 << 20
+"""Weights of an embedding or a head that are coded at once."""
 
 
 @dataclass(frozen=True)

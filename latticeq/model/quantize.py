@@ -39,7 +39,7 @@ from latticeq.model.loader import (
     load_kv_coding,
 )
 from latticeq.model.options import Options
-from latticeq.model.plan import PlannedTensor, disk_bytes, plan
+from latticeq.model.plan import TABLE_CHUNK, PlannedTensor, disk_bytes, plan
 from latticeq.model.quantize_block import (
     LayerReport,
     Streams,
@@ -50,10 +50,10 @@ from latticeq.model.quantize_block import (
 from latticeq.model.smoothing import BlockTensors
 from latticeq.model.source import check_finite, float_folder, is_gguf, weights_fingerprint
 from latticeq.model.tokenizer import Tokenizer
-from latticeq.quantizers.scalar import Int8
+from latticeq.quantizers.scalar import Int8, Int8Tensor
 from latticeq.storage.assemble import json_bytes, write_checkpoint
 from latticeq.storage.checkpoint import FORMAT_VERSION, checksum, describe, pack, verify
-from latticeq.storage.disk import disk_errors, new_folder
+from latticeq.storage.disk import disk_errors
 from latticeq.version import package_version
 
 __all__ = ["LayerReport", "QuantizeReport", "quantize"]
@@ -90,8 +90,9 @@ class QuantizeReport:
 
 Reporter = Callable[[str, Any], None]
 """Called with an event and its value: ("check", (done, total)) for each matrix that is read before
-all starts, ("fit", (done, total)) as scales are fitted, ("layer", LayerReport), and ("stage",
-(block, stage)) when the linears of one input are done.
+all starts, ("damaged", name) for a part of a resumed job that is made again, ("fit", (done, total))
+as scales are fitted, ("layer", LayerReport), and ("stage", (block, stage)) when the linears of one
+input are done.
 """
 
 
@@ -154,7 +155,10 @@ def quantize(
             "format_version": FORMAT_VERSION,
         }
         job = open_job(out, settings, resume=resume, force=force)
-        _quantize_parts(job, folder, chosen, windows, report or (lambda event, value: None))
+        reporter = report or (lambda event, value: None)
+        for name in job.drop_damaged():
+            reporter("damaged", name)
+        _quantize_parts(job, folder, chosen, windows, reporter)
         seconds = time.perf_counter() - start
         return _assemble(job, folder, out, chosen, fingerprint, force, seconds)
 
@@ -322,11 +326,23 @@ def _quantize_ends(job: Job, weights: Weights, options: Options) -> None:
         elif options.embedding == "keep":
             tensors[name] = np.asarray(weights.matrix(name))
         else:
-            with context(f"tensor {name}"):
-                coded = Int8().quantize(weights.matrix_float32(name))
+            coded = _coded_table(weights, name)
             tensors |= {f"{name}.{suffix}": array for suffix, array in pack(coded).items()}
             entries[name] = describe(coded) | {"nbytes": coded.nbytes}
     job.write("ends", tensors, {"tensors": entries, "layers": []})
+
+
+def _coded_table(weights: Weights, name: str) -> Int8Tensor:
+    """Code a table in int8, some rows at a time: it may be the largest matrix of the model."""
+    shape = weights.matrix(name).shape
+    values, scales = np.empty(shape, np.int8), np.empty(shape[0], np.float16)
+    step = max(1, TABLE_CHUNK // shape[1])
+    for first in range(0, shape[0], step):
+        rows = slice(first, first + step)
+        with context(f"tensor {name}, rows from {first} on"):
+            coded = Int8().quantize(weights.matrix_float32(name, rows))
+        values[rows], scales[rows] = coded.values, coded.row_scale
+    return Int8Tensor(shape, values, scales)
 
 
 def _assemble(
@@ -363,15 +379,19 @@ def _assemble(
     }
     files = {
         "config.json": json_bytes(config),
-        "quantization_report.json": json_bytes([asdict(layer) for layer in layers]),
+        # But for the times: equal jobs make equal folders, byte for byte.
+        "quantization_report.json": json_bytes(
+            [{k: v for k, v in asdict(layer).items() if k != "seconds"} for layer in layers]
+        ),
     }
     files |= {n: (source / n).read_bytes() for n in COPIED if (source / n).is_file()}
-    if force and out.exists():
-        shutil.rmtree(out)
-    with new_folder(out) as fresh, job.tensors(names) as parts:
-        write_checkpoint(fresh, parts, files)
-        verify(fresh)
-    job.remove()
+
+    def write(folder: Path) -> None:
+        with job.tensors(names) as parts:
+            write_checkpoint(folder, parts, files)
+        verify(folder)
+
+    job.finish(out, write, replace=force)
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     return QuantizeReport(
         round(seconds, 3),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,8 @@ def quantize_block(
         if streams is not None:
             _advance(streams, clean, made.block, stage, caches)
             if options.feedback != "none":
-                objective = _objective(streams, options)
+                tokens = sum(map(len, streams.clean.inputs))
+                objective = replace(_objective(streams, options), tokens=tokens)
         for name in names:
             with context(f"tensor {prefix}{name}.weight"):
                 linears[name] = _quantize_linear(made, prefix, name, tensors, options, objective)

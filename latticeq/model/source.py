@@ -21,6 +21,7 @@ from latticeq.model.gguf_import import gguf_config, import_gguf
 from latticeq.model.job import partial_folder
 from latticeq.model.loader import Weights, expected_tensors, load_config
 from latticeq.storage.checkpoint import checksum
+from latticeq.storage.disk import clear_leftovers
 
 __all__ = [
     "check_finite",
@@ -136,6 +137,7 @@ def float_folder(source: Path, out: Path, progress: bool = False) -> Iterator[Pa
             raise FormatError("is missing; give a Hugging Face model folder or a .gguf file")
         name = f".{out.name}.float32-{checksum(str(source.resolve()).encode())[:8]}"
         folder = out.with_name(f"{name}{weights_fingerprint(source)[:8]}")
+    clear_leftovers(folder)
     if not folder.is_dir():
         import_gguf(source, folder, progress=progress)
     try:

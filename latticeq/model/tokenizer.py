@@ -8,11 +8,13 @@ a UTF-8 character, and a character is shown whole or not yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latticeq.errors import FormatError, InputError, context
+from latticeq.errors import FormatError, InputError, LatticeqError, context
+from latticeq.model.tokenizer_growth import check_growth
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -30,14 +32,21 @@ class Tokenizer:
     backend : tokenizers.Tokenizer
     stop_ids : frozenset of int
         Ids that end a generation.
+    where : str
+        What errors call it.
 
     See Also
     --------
     Tokenizer.from_folder : the usual way to make one.
     """
 
-    def __init__(self, backend: Backend, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self, backend: Backend, stop_ids: frozenset[int], where: str = "tokenizer.json"
+    ) -> None:
         self._backend = backend
+        self._fails = (
+            f"{where} may be damaged, copy it again from the original model: it fails on a text"
+        )
         self._added = frozenset(backend.get_added_tokens_decoder())
         self.stop_ids = stop_ids
 
@@ -52,7 +61,8 @@ class Tokenizer:
         Raises
         ------
         FormatError
-            If a file is missing or invalid, or no file names a stop id: generation would not end.
+            If a file is missing or invalid, the tokenizer could make texts far longer than they
+            are, or no file names a stop id: generation would not end.
         """
         from tokenizers import Tokenizer as Backend
 
@@ -62,15 +72,13 @@ class Tokenizer:
                 f"{path} is missing; copy tokenizer.json, tokenizer_config.json and "
                 "generation_config.json from the original model into the folder"
             )
-        with context(str(path)):
-            try:
-                backend = Backend.from_file(str(path))
-            except Exception as error:  # the library raises bare Exception
-                raise FormatError(f"is not a valid tokenizer: {error}") from error
+        with context(str(path)), _library_errors("is not a valid tokenizer"):
+            backend = Backend.from_file(str(path))
+            check_growth(backend)
         # Both would silently change what is tokenized; this class promises the text as it is.
         backend.no_truncation()
         backend.no_padding()
-        return cls(backend, _stop_ids(Path(folder), backend))
+        return cls(backend, _stop_ids(Path(folder), backend), str(path))
 
     @property
     def vocab_size(self) -> int:
@@ -90,11 +98,14 @@ class Tokenizer:
         ------
         InputError
             If the text has lone surrogates, as arguments and files that are no UTF-8 give.
+        FormatError
+            If the tokenizer fails, as a damaged one may on some texts only.
         """
-        try:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
-        except TypeError as error:
-            raise InputError("the text is not valid Unicode; give it as UTF-8") from error
+        with _library_errors(self._fails):
+            try:
+                return list(self._backend.encode(text, add_special_tokens=False).ids)
+            except TypeError as error:
+                raise InputError("the text is not valid Unicode; give it as UTF-8") from error
 
     def tokenize_prompt(self, text: str) -> list[int]:
         """Return the token ids of a text that a model is to continue.
@@ -105,11 +116,12 @@ class Tokenizer:
 
         Raises
         ------
-        InputError
+        InputError, FormatError
             As `tokenize`.
         """
         ids = self.tokenize(text)
-        whole = self._backend.encode("a", add_special_tokens=True)
+        with _library_errors(self._fails):
+            whole = self._backend.encode("a", add_special_tokens=True)
         n_first = next((i for i, is_it in enumerate(whole.special_tokens_mask) if not is_it), 0)
         first = list(whole.ids[:n_first])
         return ids if not ids or ids[:n_first] == first else first + ids
@@ -124,15 +136,35 @@ class Tokenizer:
         ------
         InputError
             If an id is negative or no integer.
+        FormatError
+            If the tokenizer fails.
         """
-        try:
-            return str(self._backend.decode(list(ids), skip_special_tokens=False))
-        except (OverflowError, TypeError) as error:
-            raise InputError("token ids must be integers from 0 on") from error
+        with _library_errors(self._fails):
+            try:
+                return str(self._backend.decode(list(ids), skip_special_tokens=False))
+            except (OverflowError, TypeError) as error:
+                raise InputError("token ids must be integers from 0 on") from error
 
     def stream(self) -> StreamDecoder:
         """Return a decoder that turns one id after another into text."""
         return StreamDecoder(self)
+
+
+@contextmanager
+def _library_errors(what: str) -> Iterator[None]:
+    """Turn what the `tokenizers` library raises into a `FormatError`.
+
+    It raises bare `Exception`, and where its Rust code panics something that is not even one, so
+    that nothing catches it by accident: after damage in a tokenizer.json both are to be expected.
+    """
+    try:
+        yield
+    except LatticeqError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise FormatError(f"{what}: {error}") from error
 
 
 class StreamDecoder:

@@ -24,12 +24,13 @@ Source: Savkin et al., *NestQuant*, arXiv 2502.09720, section 4.5 (QA-LDLQ).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.errors import InputError, LatticeqError
+from latticeq.errors import InputError, LatticeqError, context
 from latticeq.quantizers.feedback import Factor
 
 __all__ = ["Objective", "general", "isotropic_noise", "plain", "with_noise"]
@@ -47,6 +48,8 @@ class Objective:
         E[x x̂ᵀ]; the metric itself, so that the target is W, if omitted.
     strength : float
         s, from 0 to 1.
+    tokens : int, optional
+        Whose moments these are, for errors.
 
     Raises
     ------
@@ -57,6 +60,7 @@ class Objective:
     metric: NDArray[np.float64]
     cross: NDArray[np.float64] | None = None
     strength: float = 1.0
+    tokens: int | None = None
     _kept: tuple[float, NDArray[np.float64]] | None = field(default=None, init=False, repr=False)
     _factor: Factor | None = field(default=None, init=False, repr=False)
 
@@ -110,16 +114,24 @@ class Objective:
         They have one rotation and one block length, and so does every call.
         """
         if self._factor is None:
-            object.__setattr__(self, "_factor", factor(self.metric, damping))
+            with self._calibrated():
+                object.__setattr__(self, "_factor", factor(self.metric, damping))
         assert self._factor is not None
         return self._factor
 
     def _pull(self, damping: float) -> NDArray[np.float64]:
         """Return (E[x x̂ᵀ] − M)(M + λ mean(diag M) I)⁻¹, kept for the linears of one input."""
         if self._kept is None or self._kept[0] != damping:
-            object.__setattr__(self, "_kept", (damping, self._solved(damping)))
+            with self._calibrated():
+                object.__setattr__(self, "_kept", (damping, self._solved(damping)))
         assert self._kept is not None
         return self._kept[1]
+
+    def _calibrated(self) -> AbstractContextManager[None]:
+        """Let errors name the number of tokens."""
+        if self.tokens is None:
+            return nullcontext()
+        return context(f"calibrated on {self.tokens} tokens")
 
     def _solved(self, damping: float) -> NDArray[np.float64]:
         from scipy.linalg import LinAlgError, cho_factor, cho_solve

@@ -3,20 +3,24 @@
 Whatever takes long to write is written into a hidden sibling of its final name and renamed when it
 is complete: an interruption, a full disk or an error leaves nothing half-written under the final
 name. A rename within one folder is atomic, so of two processes that race, one wins whole.
+
+What a name stands for is on the disk before the name is, so a power cut leaves nothing half-written
+under it either. A process that is killed leaves its hidden sibling: `clear_leftovers` deletes it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from latticeq.errors import InputError, LatticeqError
 
-__all__ = ["disk_errors", "new_folder"]
+__all__ = ["clear_leftovers", "disk_errors", "flush", "move_folder", "new_folder"]
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another disk",
@@ -83,15 +87,56 @@ def new_folder(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile.mkdtemp, whose folders nobody else may read: this one is going to stay.
-        temporary = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+        temporary = path.with_name(f"{_leftover(path)}{secrets.token_hex(4)}")
         temporary.mkdir()
         try:
             yield temporary
-            try:
-                temporary.rename(path)
-            except OSError as error:
-                if path.exists():
-                    raise InputError(f"{path} appeared while it was being written") from error
-                raise
+            for file in sorted(temporary.rglob("*")):
+                flush(file)
+            flush(temporary)
+            move_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(source: Path, path: Path) -> None:
+    """Give a folder another name on the same disk, at once, so that it lasts through a power cut.
+
+    Raises
+    ------
+    InputError
+        If something of that name is there.
+    """
+    try:
+        source.rename(path)
+    except OSError as error:
+        if path.exists():
+            raise InputError(f"{path} appeared while it was being written") from error
+        raise
+    flush(path.parent)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Delete what processes that were killed left of their `new_folder` of a path."""
+    with suppress(FileNotFoundError):
+        for folder in path.parent.iterdir():
+            if folder.name.startswith(_leftover(path)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leftover(path: Path) -> str:
+    return f".{path.name}.partial-"
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        return
+    with suppress(OSError):  # Windows opens no folders, and some network disks flush none
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import FormatError, InputError, context
 from latticeq.storage.disk import disk_errors
+from latticeq.storage.safetensors_header import check_representable, read_header
 
 __all__ = [
     "DTYPES",
@@ -205,8 +206,14 @@ class TensorFolder:
         array = data.view(DTYPES[info.dtype]).reshape(info.shape)
         return array if array.flags.aligned else array.copy()
 
-    def float32(self, name: str) -> NDArray[np.float32]:
+    def float32(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         """Return a tensor as float32: a view of the file for F32, a converted copy otherwise.
+
+        Parameters
+        ----------
+        name : str
+        rows : slice, optional
+            Of the first axis, where the rest is not to be converted.
 
         Raises
         ------
@@ -214,6 +221,8 @@ class TensorFolder:
             As `raw`, and if the tensor does not hold floating-point numbers.
         """
         dtype, array = self.info(name).dtype, self.raw(name)
+        if rows is not None:
+            array = array[rows]
         if dtype == "F32":
             return array
         if dtype == "BF16":
@@ -240,7 +249,7 @@ class TensorFolder:
 
     def _open(self, path: Path, weight_map: Mapping[str, Path]) -> None:
         with context(str(path)):
-            metadata, entries, data_start = _read_header(path)
+            metadata, entries, data_start = read_header(path)
             self._maps[path] = np.asarray(np.memmap(path, np.uint8, "r"))
         self.metadata |= metadata
         for name, entry in entries.items():
@@ -248,6 +257,7 @@ class TensorFolder:
                 continue  # the index decides which file holds a tensor
             start, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
+            check_representable(f"{path}: tensor {name}", shape)
             self._infos[name] = TensorInfo(
                 name, entry["dtype"], shape, end - start, path, data_start + start
             )
@@ -277,41 +287,20 @@ def read_index(path: Path) -> dict[str, str]:
         for name, file in weight_map.items():
             # A plain name only: an index from elsewhere must not make us read any other folder.
             plain = isinstance(file, str) and file.endswith(".safetensors") and file[0] != "."
-            if not plain or any(character in str(file) for character in "/\\:\0"):
+            if not plain or not _can_be_named(file):
                 raise FormatError(
                     f"places tensor {name} in {file!r}, which is not a shard's file name"
                 )
         return weight_map
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]], int]:
-    """Return metadata, header entries and where the data starts, after the library's checks."""
-    from safetensors import SafetensorError, safe_open
-
+def _can_be_named(file: str) -> bool:
+    """Tell whether a file inside a folder can have this name on every system."""
     try:
-        # Checks lengths, dtypes, shapes against offsets, holes and overlaps; reads no data.
-        with safe_open(path, "numpy"):
-            pass
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
-    except SafetensorError as error:
-        reason = str(error).removeprefix("Error while deserializing header: ")
-        raise FormatError(
-            f"is not a whole safetensors file ({reason}); it is truncated or damaged: get it again"
-        ) from error
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror or error}") from error
-    return header.pop("__metadata__", {}), header, 8 + length
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FormatError(f"the header has tensor {twice} twice")
-    return unique
+        file.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
+    return not any(character in file for character in "/\\:\0")
 
 
 class SafetensorsWriter:

@@ -33,6 +33,8 @@ HEADERS = {
     "unknown dtype": ({"a": GOOD | {"dtype": "F33"}}, bytes(8)),
     "overlap": ({"a": GOOD, "b": GOOD | {"data_offsets": [4, 12]}}, bytes(12)),
     "hole": ({"a": GOOD, "b": GOOD | {"data_offsets": [12, 20]}}, bytes(20)),
+    "too many dimensions": ({"a": GOOD | {"shape": [2] + [1] * 99}}, bytes(8)),
+    "empty and endless": ({"a": GOOD | {"shape": [1 << 62, 0], "data_offsets": [0, 0]}}, b""),
     "offsets reversed": ({"a": GOOD | {"data_offsets": [8, 0]}}, bytes(8)),
     "offsets beyond 64 bits": ({"a": GOOD | {"data_offsets": [0, 1 << 70]}}, bytes(8)),
     "no dtype": ({"a": {"shape": [2], "data_offsets": [0, 8]}}, bytes(8)),
@@ -105,6 +107,12 @@ def test_flipped_bytes_never_crash(tmp_path_factory: Any, flips: list[tuple[int,
         assert str(path) in str(error)
 
 
+def test_metadata_that_is_null_is_none(tmp_path: Path) -> None:
+    raw_file(tmp_path / "model.safetensors", {"__metadata__": None, "a": GOOD}, bytes(8))
+    opened = TensorFolder(tmp_path)
+    assert (opened.metadata, opened.names) == ({}, ["a"])
+
+
 def test_dtype_without_a_numpy_counterpart(tmp_path: Path) -> None:
     entry = {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}
     raw_file(tmp_path / "model.safetensors", {"eight": entry}, bytes(4))
@@ -136,6 +144,7 @@ def test_unaligned_tensor_is_copied(tmp_path: Path) -> None:
         "",
         "config.json",
         "nul\0.safetensors",
+        "half a pair \ud800.safetensors",
         7,
         None,
         ["a.safetensors"],

@@ -1,12 +1,13 @@
 """Folders appear whole or not at all."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from latticeq.errors import InputError, LatticeqError
-from latticeq.storage.disk import disk_errors, new_folder
+from latticeq.storage.disk import clear_leftovers, disk_errors, new_folder
 
 
 def test_folder_appears_only_when_complete(tmp_path: Path) -> None:
@@ -40,6 +41,34 @@ def test_who_comes_second_loses_cleanly(tmp_path: Path) -> None:
         (target / "file").write_text("first")
     assert (target / "file").read_text() == "first"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_contents_are_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[int, bool]] = []
+
+    def fsync(number: int) -> None:
+        flushed.append((os.fstat(number).st_ino, (tmp_path / "model").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with new_folder(tmp_path / "model") as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner/file").write_text("content")
+        names = [partial / "inner/file", partial / "inner", partial]
+        inodes = {path.stat().st_ino for path in names}
+    before = {inode for inode, is_named in flushed if not is_named}
+    assert before >= inodes
+    assert flushed[-1] == (tmp_path.stat().st_ino, True)  # and the name itself, at the end
+
+
+def test_only_leftovers_of_the_path_are_deleted(tmp_path: Path) -> None:
+    names = [".model.partial-1f", ".model.partial", "model", ".model2.partial-1f", ".other"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    clear_leftovers(tmp_path / "model")
+    clear_leftovers(tmp_path / "nowhere" / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_float32_of_every_float_type(tmp_path: Path) -> None:
             values = folder.float32(name)
             assert values.dtype == np.float32
             np.testing.assert_array_equal(values, [1.5, -2.0, last])
+            np.testing.assert_array_equal(folder.float32(name, slice(1, 3)), [-2.0, last])
         assert np.shares_memory(folder.float32("f32"), folder.raw("f32"))  # no copy
         with pytest.raises(FormatError, match=r"tensor i32 has dtype I32"):
             folder.float32("i32")
