@@ -45,7 +45,7 @@ class NestCoding:
     cell: str = "voronoi"
 
     def __post_init__(self) -> None:
-        rounded = tuple(float(np.float32(beta)) for beta in self.betas)
+        rounded = _in_float32(self.betas)
         object.__setattr__(self, "betas", rounded)
         NestedCode(self.q, rounded, self.cell)
 
@@ -84,8 +84,7 @@ class PVQCoding:
     levels: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rounded = tuple(float(np.float32(level)) for level in self.levels)
-        object.__setattr__(self, "levels", rounded)
+        object.__setattr__(self, "levels", _in_float32(self.levels))
         self.codec(self.group)
 
     def codec(self, n: int) -> RowCodec:
@@ -198,6 +197,12 @@ def coding_from_config(entry: Any) -> Coding:
         return NestCoding(betas=_floats(values, "betas"), **values)
     except (LatticeqError, TypeError, ValueError, OverflowError) as error:
         raise FormatError(f"is {entry!r:.80}: {error}") from error
+
+
+def _in_float32(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    """Return numbers as float32 holds them: infinity, which no code takes, where it cannot."""
+    with np.errstate(over="ignore"):
+        return tuple(np.array(numbers, np.float64).astype(np.float32).tolist())
 
 
 def _floats(values: dict[str, Any], name: str) -> tuple[float, ...]:

@@ -26,6 +26,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("activations", 7),
         ("activations", {"method": "nestquant", "q": None, "betas": [1.0], "cell": "voronoi"}),
+        ("activations", {"method": "nestquant", "q": 16, "betas": [1e300], "cell": "voronoi"}),
+        ("activations", {"method": "pvq", "group": 8, "pulses": 3, "levels": [0.0, 1e300]}),
         ("kv_cache", []),
         ("kv_cache", {"keys": 1}),
         ("tensors", {"model.norm.weight": {"format": "int8"}}),
