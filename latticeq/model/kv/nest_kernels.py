@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from latticeq.codes import cubic, voronoi
+from latticeq.codes.cubic import codeword_lanes as cubic_codeword_lanes
+from latticeq.codes.cubic import digits_lanes as cubic_digits_lanes
 from latticeq.codes.grids import half_bits, half_value
+from latticeq.codes.voronoi import codeword_lanes as voronoi_codeword_lanes
+from latticeq.codes.voronoi import digits_lanes as voronoi_digits_lanes
 from latticeq.jit import kernel, prange
 from latticeq.linear.cell_kernels import cubic_codewords, voronoi_codewords
 from latticeq.model.kv.basis import to_basis_row
@@ -72,14 +75,14 @@ def _words(digits):  # type: ignore[no-untyped-def]
 @kernel(inline=True)
 def _voronoi_coded(x, betas, inverse, q, first_fit):  # type: ignore[no-untyped-def]
     """Return the digits of sixteen blocks and the indices of their scales."""
-    point, which = voronoi.codeword_lanes(x, betas, inverse, q, first_fit)
-    return voronoi.digits_lanes(to_int(point + point), q), which
+    point, which = voronoi_codeword_lanes(x, betas, inverse, q, first_fit)
+    return voronoi_digits_lanes(to_int(point + point), q), which
 
 
 @kernel(inline=True)
 def _cubic_coded(x, betas, inverse, q, first_fit):  # type: ignore[no-untyped-def]
-    point, which = cubic.codeword_lanes(x, betas, inverse, q, first_fit)
-    return cubic.digits_lanes(point, q), which
+    point, which = cubic_codeword_lanes(x, betas, inverse, q, first_fit)
+    return cubic_digits_lanes(point, q), which
 
 
 @kernel(inline=True)
