@@ -44,7 +44,7 @@ from latticeq.simd import (
     total,
 )
 
-__all__ = ["UNIT", "decode_blocks", "encode_blocks"]
+__all__ = ["UNIT", "codeword_lanes", "decode_blocks", "digits_lanes", "encode_blocks"]
 
 UNIT = 0.25
 """Points are given in quadrupled coordinates: odd integers up to 2q − 1."""
@@ -60,9 +60,21 @@ def encode_blocks(
     """Fill the digits, scale indices and values of blocks; see `latticeq.codes.nested`."""
     for group in prange(x.size // GROUP):
         blocks = load_blocks(x, group * GROUP)
-        point, which = closest_codeword_lanes(blocks, betas, inverse, q, first_fit, _nearest)
-        found = (to_int(point * 4) + (2 * q - 1)) >> 2
+        point, which = codeword_lanes(blocks, betas, inverse, q, first_fit)
+        found = digits_lanes(point, q)
         store_codewords(group, point, which, betas, found, digits, index, values)
+
+
+@kernel(inline=True)
+def codeword_lanes(x: Any, betas: Any, inverse: Any, q: int, first_fit: bool) -> Any:
+    """Return the points chosen for sixteen blocks, unscaled, and the indices of their scales."""
+    return closest_codeword_lanes(x, betas, inverse, q, first_fit, _nearest)
+
+
+@kernel(inline=True)
+def digits_lanes(point: Any, q: int) -> Any:
+    """Return the digits of points: floor(x + (2q - 1)/4)."""
+    return (to_int(point * 4) + (2 * q - 1)) >> 2
 
 
 @kernel(inline=True)

@@ -42,7 +42,7 @@ from latticeq.simd import (
     to_float,
 )
 
-__all__ = ["CELLS", "Cell"]
+__all__ = ["CELLS", "Cell", "cubic_codewords", "voronoi_codewords"]
 
 
 AHEAD = 2048
@@ -80,7 +80,7 @@ class Cell(NamedTuple):
 
 
 @kernel(inline=True)
-def _voronoi(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+def voronoi_codewords(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
     """Decode sixteen words: raised bytes of even and of odd coordinates, and scale indices."""
     even, odd = decode_words_lanes(words, q, table_rows(tables))
     return even, odd, scale_index_at(indices, width, words)
@@ -93,7 +93,8 @@ def _nestquantm(words: Any, indices: int, width: int, q: int, tables: Any) -> An
 
 
 @kernel(inline=True)
-def _cubic(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+def cubic_codewords(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
+    """Do what `voronoi_codewords` does for the cell cubic."""
     even, odd = cubic_words_lanes(words)
     return even, odd, scale_index_at(indices, width, words)
 
@@ -137,7 +138,7 @@ def _raised_dot(even: Any, odd: Any, operand: Any) -> Any:
 
 @kernel(inline=True)
 def _voronoi_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
-    even, odd, index = _voronoi(words, indices, width, q, tables)
+    even, odd, index = voronoi_codewords(words, indices, width, q, tables)
     return _raised_dot(even, odd, operand), index
 
 
@@ -218,7 +219,7 @@ def _decode_voronoi(
 ) -> None:
     for group in prange(len(words)):
         at = np.int64(indices[group].ctypes.data)
-        _decode_group(group, words[group], at, width, betas, q, tables, out, _voronoi)
+        _decode_group(group, words[group], at, width, betas, q, tables, out, voronoi_codewords)
 
 
 @kernel(parallel=True)
@@ -250,7 +251,7 @@ def _decode_cubic(
 ) -> None:
     for group in prange(len(words)):
         at = np.int64(indices[group].ctypes.data)
-        _decode_group(group, words[group], at, width, betas, q, tables, out, _cubic)
+        _decode_group(group, words[group], at, width, betas, q, tables, out, cubic_codewords)
 
 
 @kernel(parallel=True)

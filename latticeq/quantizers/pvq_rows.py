@@ -64,7 +64,7 @@ class PVQRowCodec:
             )
         levels = np.asarray(self.levels, np.float64)
         is_rising = levels.ndim == 1 and levels.size and bool((np.diff(levels) >= 0).all())
-        if not (is_rising and 0 <= levels[0] and levels[-1] <= np.finfo(np.float32).max):
+        if not (is_rising and levels[0] >= 0 and levels[-1] <= np.finfo(np.float32).max):
             raise InputError(f"levels are {self.levels}; they must rise, from 0 or more")
         if len(levels) != 2**self.gain_bits or self.gain_bits > MAX_GAIN_BITS:
             raise InputError(

@@ -49,6 +49,7 @@ from latticeq.simd.packed import (
     dot_wide_bytes,
     equal_bytes,
     fused_multiply_add,
+    gather_byte,
     has_byte_tables,
     lookup,
     max_bytes,
@@ -60,6 +61,7 @@ from latticeq.simd.packed import (
     shift_right,
     sign_bytes,
     sub_bytes,
+    transpose_bytes,
 )
 from latticeq.simd.words import (
     any_lane,
@@ -105,6 +107,7 @@ __all__ = [
     "filled_rows",
     "float_bits",
     "fused_multiply_add",
+    "gather_byte",
     "has_byte_tables",
     "lane_index",
     "largest",
@@ -157,4 +160,5 @@ __all__ = [
     "top_two",
     "total",
     "total_lanes",
+    "transpose_bytes",
 ]

@@ -125,14 +125,46 @@ def repeat_byte(_: Any, a: Lanes, byte: Any) -> Any:
     """Return lanes whose four bytes all equal one byte of `a`, named by a literal from 0 to 3."""
     if not isinstance(byte, types.IntegerLiteral):
         return None
-    places = [4 * lane + byte.literal_value for lane in range(LANES) for _ in range(4)]
+    chosen = byte.literal_value
+    return _moved_bytes(lambda lane, _: 4 * lane + chosen, a, byte)
+
+
+@word(
+    lambda a, byte: np.repeat(
+        np.ascontiguousarray(_bytes(a).reshape(-1, 4)[:, byte]).view(np.int32), 4
+    )[None]
+)
+def gather_byte(_: Any, a: Lanes, byte: Any) -> Any:
+    """Return in each lane one byte, a literal from 0 to 3, of each of the four lanes of its group.
+
+    Groups are lanes 0 to 3, 4 to 7 and so on; the four lanes of a group become equal.
+    """
+    if not isinstance(byte, types.IntegerLiteral):
+        return None
+    chosen = byte.literal_value
+    return _moved_bytes(lambda lane, i: 4 * (lane // 4 * 4 + i) + chosen, a, byte)
+
+
+@word(lambda a: _bytes(a).reshape(-1, 4, 4).swapaxes(1, 2).copy().view(np.int32).reshape(1, -1))
+def transpose_bytes(_: Any, a: Lanes) -> Any:
+    """Transpose the four by four bytes of each four lanes, grouped as in `gather_byte`."""
+    return _moved_bytes(lambda lane, i: 4 * (lane // 4 * 4 + i) + lane % 4, a)
+
+
+def _moved_bytes(source: Callable[[int, int], int], a: Lanes, *literals: Any) -> Any:
+    """Return the signature and code of a word that moves bytes: `source` of each lane's each."""
+    places = [source(lane, i) for lane in range(LANES) for i in range(4)]
 
     def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
         seen = builder.bitcast(args[0], _BYTES)
+        if "avx512bw" in features():
+            mask = ir.Constant(_BYTES, [place % 16 for place in places])
+            moved = call(builder, "llvm.x86.avx512.pshuf.b.512", _BYTES, seen, mask)
+            return builder.bitcast(moved, _INT.vector)
         mask = ir.Constant(ir.VectorType(_I32, 4 * LANES), places)
         return builder.bitcast(builder.shuffle_vector(seen, seen, mask), _INT.vector)
 
-    return signature(_INT, a, byte), codegen
+    return signature(_INT, a, *literals), codegen
 
 
 @word(lambda table, index: _bytes(table)[0][_bytes(index) & 63].view(np.int32))

@@ -52,11 +52,16 @@ class FloatCodec:
 
 
 def nest_coding(
-    width: int, q: int = 16, k: int = 4, selection: str = "opt", **more: Any
+    width: int,
+    q: int = 16,
+    k: int = 4,
+    selection: str = "opt",
+    cell: str = "voronoi",
+    **more: Any,
 ) -> KVCoding:
-    """Return a coding with Voronoi codes whose scales suit a Gaussian."""
+    """Return a coding with nested codes whose scales suit a Gaussian."""
     betas = tuple(np.geomspace(3.4, 6.0, k) / q) if k > 1 else (4.3 / q,)
-    codec = NestRowCodec(NestedCode(q, betas, selection=selection), width)
+    codec = NestRowCodec(NestedCode(q, betas, cell, selection), width)
     return KVCoding(codec, codec, **more)
 
 

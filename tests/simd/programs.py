@@ -28,6 +28,7 @@ from latticeq.simd import (
     filled_rows,
     float_bits,
     fused_multiply_add,
+    gather_byte,
     lane_index,
     largest,
     largest_lane,
@@ -78,6 +79,7 @@ from latticeq.simd import (
     top_two,
     total,
     total_lanes,
+    transpose_bytes,
 )
 
 
@@ -172,6 +174,11 @@ def bytes_in_lanes(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store(i, 240, dot_wide_bytes(a, a, b))
     store(i, 256, dot_wide_bytes(b, filled(-1, a), filled(-0x7F7F7F80, a)))
     store(i, 272, dot_wide_bytes(b, filled(-1, a), filled(0x7F7F7F7F, a)))
+    store(i, 288, gather_byte(a, 0))
+    store(i, 304, gather_byte(a, 1))
+    store(i, 320, gather_byte(a, 2))
+    store(i, 336, gather_byte(a, 3))
+    store(i, 352, transpose_bytes(a))
     many = load_blocks(ints, 32)
     store_blocks(i, 384, dot_bytes(many, a & 0x7F7F7F7F, many))
     store_blocks(i, 512, dot_wide_bytes(many, a, many))

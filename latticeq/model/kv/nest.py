@@ -1,4 +1,4 @@
-"""A cache of Voronoi codewords that attention reads where they are.
+"""A cache of codewords that attention reads where they are.
 
 Codes of q from 9 to 16, whose digits take four bits, with up to 16 scales; the layout is that of
 `latticeq.model.kv.nest_kernels`. One token attends from the packed words; several tokens at once
@@ -14,13 +14,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from latticeq.codes.nested import NestedCode
 from latticeq.codes.words import word_tables
+from latticeq.linear.cell_kernels import CELLS
 from latticeq.linear.nest_kernels import repeated_scales
 from latticeq.model.attention import TILE
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.coded import PAGE, CodedCache, Head
 from latticeq.model.kv.coding import KVCoding
-from latticeq.model.kv.nest_attention import attend_one
-from latticeq.model.kv.nest_kernels import LANES, append_many, append_rows, decode_head
+from latticeq.model.kv.nest_cells import CACHE_CELLS
+from latticeq.model.kv.nest_kernels import LANES
 from latticeq.model.kv.pages import Pages
 from latticeq.quantizers.rows import NestRowCodec
 from latticeq.storage.bits import bit_width
@@ -29,7 +30,7 @@ __all__ = ["NestCache"]
 
 
 class NestCache(CodedCache):
-    """Keys and values as Voronoi codewords, under a coding that `supports` says yes to.
+    """Keys and values as codewords, under a coding that `supports` says yes to.
 
     Parameters and errors are those of `CodedCache`.
     """
@@ -39,6 +40,7 @@ class NestCache(CodedCache):
     ) -> None:
         super().__init__(config, context, coding, layers)
         codes = _codes(coding)
+        self._kernels = CACHE_CELLS[codes[0].cell]
         self._index_bits = [bit_width(len(code.betas)) for code in codes]
         self._encoders = [_encoder(code) for code in codes]
         self._decoders = (_decoder(codes[0]), _decoder(codes[1]))
@@ -54,9 +56,9 @@ class NestCache(CodedCache):
     def supports(coding: KVCoding) -> bool:
         """Tell whether both codes are of the kind that is read in place."""
         codes = _codes(coding)
-        return len(codes) == 2 and all(
-            code.cell == "voronoi" and 9 <= code.q <= 16 and len(code.betas) <= 16 for code in codes
-        )
+        if len(codes) < 2 or codes[0].cell not in CACHE_CELLS or codes[0].cell != codes[1].cell:
+            return False
+        return all(9 <= code.q <= 16 and len(code.betas) <= 16 for code in codes)
 
     @property
     def nbytes_per_token(self) -> int:
@@ -87,6 +89,7 @@ class NestCache(CodedCache):
             return self._attend_many(layer, q, seen)
         one, out = np.ascontiguousarray(q[0]), np.empty(q.shape[1:], np.float32)
         turns = (bases.queries[layer], bases.key_turn, bases.outputs[layer], bases.back)
+        attend_one = self._kernels.attend_one
         attend_one(one, turns, self._decoders, self._pages.plan[layer], self._tiles, seen, out)
         return out.reshape(1, -1)
 
@@ -97,7 +100,7 @@ class NestCache(CodedCache):
         self, kind: int, layer: int, rows: NDArray[np.float32], basis: Any, turn: Any
     ) -> None:
         rows = np.ascontiguousarray(rows)
-        append = append_rows if len(rows) == 1 else append_many
+        append = self._kernels.append_rows if len(rows) == 1 else self._kernels.append_many
         size, done = LANES * self._tiles, 0
         while done < len(rows):
             page, place = divmod(self.length + done, size)
@@ -112,7 +115,7 @@ class NestCache(CodedCache):
         width, tiles = self.shape[2], -(-seen // TILE)
         out = np.empty((tiles, TILE, width) if kind else (tiles, width, TILE), np.float32)
         plan = self._pages.plan[layer]
-        decode_head(plan, kind, g, self._tiles, self._decoders[kind], seen, out)
+        self._kernels.decode_head(plan, kind, g, self._tiles, self._decoders[kind], seen, out)
         return out.reshape(-1, width) if kind else out
 
 
@@ -123,12 +126,13 @@ def _codes(coding: KVCoding) -> list[NestedCode]:
 
 
 def _encoder(code: NestedCode) -> tuple[Any, ...]:
-    """Return a code as `append_rows` takes it."""
+    """Return a code as `CacheCell.append_rows` takes it."""
     betas = np.asarray(code.betas, np.float32)
     return code.q, bit_width(len(betas)), betas, 1 / betas, code.selection == "first"
 
 
 def _decoder(code: NestedCode) -> tuple[Any, ...]:
-    """Return a code as `decode_head` takes it."""
+    """Return a code as `CacheCell.decode_head` takes it."""
     betas = repeated_scales(np.asarray(code.betas, np.float32) * np.float32(code.unit))
-    return code.q, bit_width(len(code.betas)), betas, word_tables(code.q)
+    raised = CELLS[code.cell].raised(code.q)
+    return code.q, raised, bit_width(len(code.betas)), betas, word_tables(code.q)

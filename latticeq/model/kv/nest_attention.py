@@ -1,10 +1,16 @@
-"""Attention of one token that reads keys and values as Voronoi codewords, decoded in registers.
+"""Attention of one token that reads keys and values as codewords, decoded in registers.
 
-Sixteen positions are the lanes, see `latticeq.model.kv.nest_kernels`. With v the doubled points
-of a block b, halves of scales β and norms, and p what softmax makes of the scores,
+Sixteen positions are the lanes, see `latticeq.model.kv.nest_kernels`. With v the integer points of
+a block b, betas times their unit and norms, and p what softmax makes of the scores,
 
     scores[h, s] = norm_s · Σ_b β_sb · Σ_i q[h, 8b + i] v_s[8b + i]
     mixed[h, i]  = Σ_s (p[h, s] · norm_s · β_sb) v_s[i]
+
+Points are bytes, so both inner sums are dot products of bytes, four a lane, once what they meet is
+an integer too. Both are rounded to 256 a + b, two bytes, and the sums are exact: queries have 15
+bits and a sign under one scale a head, the weights p · norm · β of a chunk 15 bits under the
+largest. For the second sum the four bytes of a lane, coordinates of one position, are
+first exchanged with three neighbours, so that they are four positions of one coordinate.
 
 A word is decoded once for all query heads that share the kv head. Positions are taken in chunks,
 each of which a thread finishes by itself: its largest score, its sum of exponentials and its mix.
@@ -17,73 +23,120 @@ from __future__ import annotations
 import numpy as np
 
 from latticeq.jit import kernel, prange
-from latticeq.linear.nest_kernels import scale_index_at, table_rows
+from latticeq.linear.cell_kernels import cubic_codewords, voronoi_codewords
 from latticeq.model.attention_one import join
 from latticeq.model.kernels import exponentiate_row
 from latticeq.model.kv.basis import from_basis_row, to_basis_row
-from latticeq.model.kv.nest_kernels import LANES, decoded_lanes, load_norms
+from latticeq.model.kv.nest_kernels import LANES, load_norms
 from latticeq.simd import (
-    coordinate,
+    broadcast,
+    dot_bytes,
+    dot_wide_bytes,
     filled,
+    float_bits,
     fused_multiply_add,
+    gather_byte,
     load,
-    load_blocks,
     load_ints_at,
     lookup,
+    max_lanes,
+    maximum,
+    prefetch_at,
     store,
-    total,
+    sub_bytes,
+    sum_lanes,
+    to_float,
+    transpose_bytes,
 )
 
-__all__ = ["attend_one"]
+__all__ = ["ATTEND"]
 
-CHUNK = 128
+CHUNK = 256
 """Positions of one task: fixed, so that results do not depend on the number of threads."""
 
+LARGEST_QUERY = np.float32(127 * 256 + 127)
+LARGEST_WEIGHT = np.float32(2**15 - 1)
+ROUNDING = np.float32(1.5 * 2**23)
+"""From here to 2**24 float32 has the whole numbers."""
 
-@kernel(parallel=True)
-def attend_one(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-untyped-def]
-    """Let the queries of one token attend to every position of a layer.
+ONES = 0x01010101
+
+
+@kernel
+def _split_query(q, raised, operands):  # type: ignore[no-untyped-def]
+    """Round one query to integers 256 a + b, and return what they are to be multiplied by.
 
     Parameters
     ----------
-    q : (H, K) float32
-    bases : tuple
-        Basis and turn of queries, basis of outputs and the turn back: `latticeq.model.kv.basis`.
-    codes : tuple
-        The code of keys and that of values, as `decode_head` takes them.
-    plan : (pages, 6) int64
-    tiles : int
-        Of a page.
-    seen : int
-        Positions, the token's own included.
-    out : (H, K) float32, output
+    q : (K,) float32
+    raised : int
+        By what the bytes of points are raised.
+    operands : (K / 8, 6) int32, output
+        For each block the bytes a of its even and of its odd coordinates, the bytes b of both, and
+        where the dots with a and with b start.
+
+    Returns
+    -------
+    float32
+        NaN if `q` is not finite.
     """
-    query_basis, turn, output_basis, back = bases
-    key_code, value_code = codes  # a parallel region takes no nested tuple
-    heads, width = q.shape
-    kv_heads = query_basis.shape[1]
-    shared = heads // kv_heads
-    chunks = -(-seen // CHUNK)
-    turned = np.empty_like(q)
-    for h in range(heads):
-        to_basis_row(q[h], query_basis, h // shared, turn, turned[h])
-    mixed = np.empty((kv_heads, chunks, shared, width), np.float32)
-    sums = np.empty((kv_heads, chunks, shared, 2), np.float32)
-    for task in prange(kv_heads * chunks):
-        g, chunk = task // chunks, task % chunks
-        mine = turned[g * shared : (g + 1) * shared]
-        count = min(CHUNK, seen - chunk * CHUNK)
-        first_tile = chunk * (CHUNK // LANES)
-        page, tile = first_tile // tiles, g * tiles + first_tile % tiles
-        weights = np.empty((shared, CHUNK), np.float32)
-        _score(mine, key_code, plan[page], tile, count, weights)
-        _exponentiate(weights, count, width, sums[g, chunk])
-        _mix(weights, value_code, plan[page], tile, count, mixed[g, chunk])
-    joined = np.empty(width, np.float32)
-    for h in range(heads):
-        g = h // shared
-        join(mixed[g, :, h % shared], sums[g, :, h % shared], joined)
-        from_basis_row(joined, output_basis, g, back, out[h])
+    top, nothing = np.float32(0), np.float32(0)
+    for i in range(q.size):
+        top = max(top, abs(q[i]))
+        nothing += q[i] * np.float32(0)
+    is_finite = nothing == 0
+    inverse = LARGEST_QUERY / top if top > 0 and is_finite else np.float32(0)
+    parts = operands.view(np.int8)
+    for b in range(len(operands)):
+        high_sum, low_sum = np.int64(0), np.int64(0)
+        for i in range(8):
+            number = np.int64(np.rint(q[8 * b + i] * inverse)) if is_finite else 0
+            low = ((number + 128) & 255) - 128
+            high = (number - low) >> 8
+            high_sum, low_sum = high_sum + high, low_sum + low
+            parts[b, 4 * (i % 2) + i // 2] = high
+            parts[b, 8 + 4 * (i % 2) + i // 2] = low
+        operands[b, 4], operands[b, 5] = -raised * high_sum, -raised * low_sum
+    return top / LARGEST_QUERY + nothing
+
+
+@kernel(inline=True)
+def _score(operands, scales, code, addresses, place, scores, codewords):  # type: ignore[no-untyped-def]
+    """Set scores, (H/G, CHUNK), to the products of queries with keys, in whole tiles.
+
+    `place` is the first tile of the chunk, counted over kv heads, and the positions that are seen.
+    """
+    nesting, _, index_bits, betas, tables = code
+    first, count = place
+    shared, blocks = operands.shape[:2]
+    words = addresses[0] + 64 * blocks * first
+    indices = addresses[1] + 2 * index_bits * blocks * first
+    values, value_indices = addresses[3] - addresses[0], addresses[4] - addresses[1]
+    norms = np.empty(CHUNK, np.float32)
+    load_norms(addresses[2] + 2 * LANES * first, count, norms)
+    table = load(betas, 0)
+    for at in range(0, count, LANES):
+        for h in range(shared):
+            store(scores, h * CHUNK + at, filled(np.float32(0), table))
+        prefetch_at(indices + value_indices)
+        for b in range(blocks):
+            prefetch_at(words + values)
+            even, odd, index = codewords(load_ints_at(words), indices, index_bits, nesting, tables)
+            beta = lookup(table, index)
+            for h in range(shared):
+                mine = operands[h, b]
+                high = dot_bytes(broadcast(mine[4], even), even, broadcast(mine[0], even))
+                high = dot_bytes(high, odd, broadcast(mine[1], even))
+                low = dot_bytes(broadcast(mine[5], even), even, broadcast(mine[2], even))
+                low = dot_bytes(low, odd, broadcast(mine[3], even))
+                sum_so_far = load(scores, h * CHUNK + at)
+                dot = to_float((high << 8) + low)
+                store(scores, h * CHUNK + at, fused_multiply_add(beta, dot, sum_so_far))
+            words += 64
+            indices += 2 * index_bits
+        for h in range(shared):
+            scale = load(norms, at) * scales[h]
+            store(scores, h * CHUNK + at, load(scores, h * CHUNK + at) * scale)
 
 
 @kernel
@@ -96,84 +149,188 @@ def _exponentiate(weights, count, width, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _score(q, code, addresses, tile, count, scores):  # type: ignore[no-untyped-def]
-    """Set scores, (H/G, CHUNK), to the products of queries with keys, in whole tiles."""
-    nesting, index_bits, betas, tables = code
-    blocks = q.shape[1] // 8
-    words = addresses[0] + 64 * blocks * tile
-    indices = addresses[1] + 2 * index_bits * blocks * tile
+def _weigh(weights, address, count, unit, scales):  # type: ignore[no-untyped-def]
+    """Multiply weights, (H/G, CHUNK), by norms, and scale them to what becomes integers.
+
+    Parameters
+    ----------
+    weights : (H/G, CHUNK) float32
+    address : int
+        Of the norms of `count` positions.
+    unit : float32
+        The largest number that a weight is still to be multiplied by.
+    scales : (H/G,) float32, output
+        What the integers are worth; NaN if a weight is not finite.
+    """
     norms = np.empty(CHUNK, np.float32)
-    load_norms(addresses[2] + 2 * LANES * tile, count, norms)
-    table, byte_tables = load(betas, 0), table_rows(tables)
-    zero = filled(np.float32(0), table)
-    for at in range(0, count, LANES):
-        for h in range(q.shape[0]):
-            store(scores, h * CHUNK + at, zero)
-        for b in range(blocks):
-            point = decoded_lanes(load_ints_at(words), nesting, byte_tables)
-            beta = lookup(table, scale_index_at(indices, index_bits, zero))
-            for h in range(q.shape[0]):
-                dot = _dot(q[h, 8 * b : 8 * b + 8], point)
-                sum_so_far = load(scores, h * CHUNK + at)
-                store(scores, h * CHUNK + at, fused_multiply_add(beta, dot, sum_so_far))
-            words += 64
-            indices += 2 * index_bits
-        for h in range(q.shape[0]):
-            store(scores, h * CHUNK + at, load(scores, h * CHUNK + at) * load(norms, at))
+    load_norms(address, count, norms)
+    zero = filled(np.float32(0), load(norms, 0))
+    for h in range(len(weights)):
+        top, nothing = zero, zero
+        for at in range(h * CHUNK, (h + 1) * CHUNK, LANES):
+            weight = load(weights, at) * load(norms, at - h * CHUNK)
+            store(weights, at, weight)
+            top, nothing = maximum(top, weight), nothing + weight * 0
+        scales[h] = max_lanes(top) * unit / LARGEST_WEIGHT + sum_lanes(nothing)
+        inverse = np.float32(1) / scales[h] if scales[h] > 0 else np.float32(0)
+        for at in range(h * CHUNK, (h + 1) * CHUNK, LANES):
+            store(weights, at, load(weights, at) * inverse)
 
 
 @kernel(inline=True)
-def _dot(x, point):  # type: ignore[no-untyped-def]
-    """Return the product of eight numbers with eight coordinates, in two chains of sums."""
-    c0, c1 = coordinate(point, 0), coordinate(point, 1)
-    t0, t1 = c0 * x[0], c1 * x[1]
-    t0 = fused_multiply_add(filled(x[2], t0), coordinate(point, 2), t0)
-    t1 = fused_multiply_add(filled(x[3], t0), coordinate(point, 3), t1)
-    t0 = fused_multiply_add(filled(x[4], t0), coordinate(point, 4), t0)
-    t1 = fused_multiply_add(filled(x[5], t0), coordinate(point, 5), t1)
-    t0 = fused_multiply_add(filled(x[6], t0), coordinate(point, 6), t0)
-    t1 = fused_multiply_add(filled(x[7], t0), coordinate(point, 7), t1)
-    return t0 + t1
+def _mix(weights, code, addresses, place, ahead, mixed, codewords):  # type: ignore[no-untyped-def]
+    """Set mixed, (H/G, K), to the sum of values by weights, (H/G, CHUNK), which are overwritten.
+
+    `ahead` is the address of what is read next: the words of as many keys.
+    """
+    nesting, raised, index_bits, betas, tables = code
+    first, count = place
+    shared, blocks = weights.shape[0], mixed.shape[1] // 8
+    words = addresses[3] + 64 * blocks * first
+    indices = addresses[4] + 2 * index_bits * blocks * first
+    scales = np.empty(shared, np.float32)
+    _weigh(weights, addresses[5] + 2 * LANES * first, count, betas.max(), scales)
+    table, steps = load(betas, 0), -(-count // LANES)
+    points, units = np.empty((CHUNK // LANES, 2, LANES), np.int32), np.empty(CHUNK, np.float32)
+    sums = np.empty((2, LANES), np.int32)
+    for b in range(blocks):
+        for step in range(steps):
+            spot = step * blocks + b
+            where = indices + 2 * index_bits * spot
+            prefetch_at(ahead + 64 * spot)
+            even, odd, index = codewords(
+                load_ints_at(words + 64 * spot), where, index_bits, nesting, tables
+            )
+            low = filled(raised * ONES, even)
+            store(points, 32 * step, sub_bytes(transpose_bytes(even), low))
+            store(points, 32 * step + 16, sub_bytes(transpose_bytes(odd), low))
+            store(units, LANES * step, lookup(table, index))
+        for h in range(shared):
+            _sum_block(weights, h * CHUNK, units, points, steps, sums)
+            for i in range(8):
+                mine, at = sums[i % 2], i // 2
+                mixed[h, 8 * b + i] = scales[h] * np.float32(
+                    mine[at] + mine[at + 4] + mine[at + 8] + mine[at + 12]
+                )
+
+
+@kernel(inline=True)
+def _sum_block(weights, first, units, points, steps, sums):  # type: ignore[no-untyped-def]
+    """Sum the points of a block by a head's weights, every fourth group of four positions apart.
+
+    Parameters
+    ----------
+    weights, units : float32
+        The products of the head's weights, from `first` on, and units, (CHUNK,), are at most
+        `LARGEST_WEIGHT`.
+    points : (CHUNK / 16, 2, 16) int32
+        Even and odd coordinates of sixteen positions: a lane is four positions of one of them.
+    steps : int
+        How many times sixteen positions there are.
+    sums : (2, 16) int32, output
+        Of even and odd coordinates: four lanes each, four times.
+    """
+    zero = filled(0, load(points, 0))
+    high_even, low_even, high_odd, low_odd = zero, zero, zero, zero
+    for step in range(steps):
+        even, odd = load(points, 32 * step), load(points, 32 * step + 16)
+        # Beside this number a float32 has whole numbers as its lowest bits.
+        weight, unit = load(weights, first + LANES * step), load(units, LANES * step)
+        bits = float_bits(fused_multiply_add(weight, unit, filled(ROUNDING, unit)))
+        high, low = gather_byte(bits, 1), gather_byte(bits, 0)
+        high_even, high_odd = dot_bytes(high_even, high, even), dot_bytes(high_odd, high, odd)
+        low_even, low_odd = dot_wide_bytes(low_even, low, even), dot_wide_bytes(low_odd, low, odd)
+    store(sums, 0, (high_even << 8) + low_even)
+    store(sums, 16, (high_odd << 8) + low_odd)
+
+
+@kernel(inline=True)
+def _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, codewords):  # type: ignore[no-untyped-def]
+    """Do one task: a chunk of positions of one kv head."""
+    operands, scales = queries
+    key_code, value_code = codes
+    chunks = mixed.shape[1]
+    g, chunk = task // chunks, task % chunks
+    first_tile = chunk * (CHUNK // LANES)
+    addresses = plan[first_tile // tiles]
+    place = (g * tiles + first_tile % tiles, min(CHUNK, seen - chunk * CHUNK))
+    next_tile = min(chunk + 1, chunks - 1) * (CHUNK // LANES)
+    ahead = plan[next_tile // tiles, 0] + 8 * mixed.shape[3] * (g * tiles + next_tile % tiles)
+    weights = np.empty((mixed.shape[2], CHUNK), np.float32)
+    _score(operands[g], scales[g], key_code, addresses, place, weights, codewords)
+    _exponentiate(weights, place[1], mixed.shape[3], sums[g, chunk])
+    _mix(weights, value_code, addresses, place, ahead, mixed[g, chunk], codewords)
 
 
 @kernel
-def _mix(weights, code, addresses, tile, count, mixed):  # type: ignore[no-untyped-def]
-    """Set mixed, (H/G, K), to the sum of values by weights, (H/G, CHUNK), which are overwritten."""
-    nesting, index_bits, betas, tables = code
-    shared, blocks = weights.shape[0], mixed.shape[1] // 8
-    words = addresses[3] + 64 * blocks * tile
-    indices = addresses[4] + 2 * index_bits * blocks * tile
-    norms = np.empty(CHUNK, np.float32)
-    load_norms(addresses[5] + 2 * LANES * tile, count, norms)
-    table, byte_tables = load(betas, 0), table_rows(tables)
-    for h in range(shared):
-        for at in range(0, CHUNK, LANES):
-            store(weights, h * CHUNK + at, load(weights, h * CHUNK + at) * load(norms, at))
-    sums = np.empty((shared, 8, LANES), np.float32)
-    halves = np.empty(LANES, np.float32)
-    for b in range(blocks):
-        sums[:] = 0
-        for step in range(-(-count // LANES)):
-            spot = step * blocks + b
-            point = decoded_lanes(load_ints_at(words + 64 * spot), nesting, byte_tables)
-            beta = lookup(table, scale_index_at(indices + 2 * index_bits * spot, index_bits, table))
-            for h in range(shared):
-                _add(load(weights, h * CHUNK + LANES * step) * beta, point, sums, 8 * LANES * h)
-        for h in range(shared):
-            # Each coordinate's sixteen sums lie in a row, as two blocks of eight.
-            store(halves, 0, total(load_blocks(sums, 8 * LANES * h)))
-            for i in range(8):
-                mixed[h, 8 * b + i] = halves[2 * i] + halves[2 * i + 1]
+def _prepare(q, bases, codes, seen):  # type: ignore[no-untyped-def]
+    """Turn queries, (H, K), and split them; return them with room for what chunks give.
+
+    Returns
+    -------
+    operands : (G, H / G, K / 8, 6) int32
+    scales : (G, H / G) float32
+        See `_split_query`.
+    mixed : (G, chunks, H / G, K) float32
+    sums : (G, chunks, H / G, 2) float32
+    """
+    _, raised, _, _, _ = codes[0]
+    query_basis, turn, _, _ = bases
+    heads, width = q.shape
+    kv_heads = query_basis.shape[1]
+    shared = heads // kv_heads
+    operands = np.empty((kv_heads, shared, width // 8, 6), np.int32)
+    scales, turned = np.empty((kv_heads, shared), np.float32), np.empty(width, np.float32)
+    for h in range(heads):
+        g, mine = h // shared, h % shared
+        to_basis_row(q[h], query_basis, g, turn, turned)
+        scales[g, mine] = _split_query(turned, raised, operands[g, mine])
+    chunks = -(-seen // CHUNK)
+    mixed = np.empty((kv_heads, chunks, shared, width), np.float32)
+    return operands, scales, mixed, np.empty((kv_heads, chunks, shared, 2), np.float32)
 
 
-@kernel(inline=True)
-def _add(weight, point, sums, at):  # type: ignore[no-untyped-def]
-    """Add weighted coordinates to eight rows of sixteen sums."""
-    store(sums, at, fused_multiply_add(weight, coordinate(point, 0), load(sums, at)))
-    store(sums, at + 16, fused_multiply_add(weight, coordinate(point, 1), load(sums, at + 16)))
-    store(sums, at + 32, fused_multiply_add(weight, coordinate(point, 2), load(sums, at + 32)))
-    store(sums, at + 48, fused_multiply_add(weight, coordinate(point, 3), load(sums, at + 48)))
-    store(sums, at + 64, fused_multiply_add(weight, coordinate(point, 4), load(sums, at + 64)))
-    store(sums, at + 80, fused_multiply_add(weight, coordinate(point, 5), load(sums, at + 80)))
-    store(sums, at + 96, fused_multiply_add(weight, coordinate(point, 6), load(sums, at + 96)))
-    store(sums, at + 112, fused_multiply_add(weight, coordinate(point, 7), load(sums, at + 112)))
+@kernel
+def _finish(mixed, sums, bases, out):  # type: ignore[no-untyped-def]
+    """Join the chunks of every head, and turn them back to the model's basis."""
+    _, _, output_basis, back = bases
+    shared, width = mixed.shape[2:]
+    joined = np.empty(width, np.float32)
+    for h in range(len(out)):
+        g = h // shared
+        join(mixed[g, :, h % shared], sums[g, :, h % shared], joined)
+        from_basis_row(joined, output_basis, g, back, out[h])
+
+
+@kernel
+def _voronoi_chunk(task, queries, codes, plan, tiles, seen, mixed, sums):  # type: ignore[no-untyped-def]
+    _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, voronoi_codewords)
+
+
+@kernel
+def _cubic_chunk(task, queries, codes, plan, tiles, seen, mixed, sums):  # type: ignore[no-untyped-def]
+    _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, cubic_codewords)
+
+
+@kernel(parallel=True)
+def _attend_voronoi(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-untyped-def]
+    operands, scales, mixed, sums = _prepare(q, bases, codes, seen)
+    keys, values = codes  # a parallel region takes no nested tuple
+    for task in prange(mixed.shape[0] * mixed.shape[1]):
+        queries = (operands, scales)
+        _voronoi_chunk(np.int64(task), queries, (keys, values), plan, tiles, seen, mixed, sums)
+    _finish(mixed, sums, bases, out)
+
+
+@kernel(parallel=True)
+def _attend_cubic(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-untyped-def]
+    operands, scales, mixed, sums = _prepare(q, bases, codes, seen)
+    keys, values = codes
+    for task in prange(mixed.shape[0] * mixed.shape[1]):
+        queries = (operands, scales)
+        _cubic_chunk(np.int64(task), queries, (keys, values), plan, tiles, seen, mixed, sums)
+    _finish(mixed, sums, bases, out)
+
+
+ATTEND = {"voronoi": _attend_voronoi, "cubic": _attend_cubic}
+"""`latticeq.model.kv.nest_cells.CacheCell.attend_one` by the cell."""

@@ -1,4 +1,4 @@
-"""Kernels of a cache of Voronoi codewords: sixteen positions are the sixteen lanes.
+"""Kernels that write and decode a cache of codewords: sixteen positions are the sixteen lanes.
 
 The keys, or values, of one layer and kv head are a stream: for every tile of sixteen positions and
 every block of eight coordinates, sixteen 32-bit words of digits (digit i in bits 4i to 4i + 3, lane
@@ -15,30 +15,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from latticeq.codes.cubic import codeword_lanes as cubic_codeword_lanes
+from latticeq.codes.cubic import digits_lanes as cubic_digits_lanes
 from latticeq.codes.grids import half_bits, half_value
-from latticeq.codes.voronoi import codeword_lanes, digits_lanes
-from latticeq.codes.words import ONES, decode_words_lanes
+from latticeq.codes.voronoi import codeword_lanes as voronoi_codeword_lanes
+from latticeq.codes.voronoi import digits_lanes as voronoi_digits_lanes
 from latticeq.jit import kernel, prange
-from latticeq.linear.nest_kernels import scale_index_at, table_rows
+from latticeq.linear.cell_kernels import cubic_codewords, voronoi_codewords
 from latticeq.model.kv.basis import to_basis_row
 from latticeq.simd import (
     block,
     coordinate,
-    filled,
     load,
     load_blocks,
     load_ints_at,
     lookup,
     peek_at,
+    shift_right,
     store,
     store_blocks,
     store_strided,
-    sub_bytes,
     to_float,
     to_int,
 )
 
-__all__ = ["LANES", "append_many", "append_rows", "decode_head", "decoded_lanes", "load_norms"]
+__all__ = ["APPEND", "APPEND_MANY", "DECODE_HEAD", "LANES", "load_norms"]
 
 LANES = 16
 """Positions of a tile."""
@@ -71,27 +72,23 @@ def _words(digits):  # type: ignore[no-untyped-def]
     return low | high
 
 
-@kernel
-def append_rows(x, first, last, basis, turn, code, page, place):  # type: ignore[no-untyped-def]
-    """Code the keys, or values, of some tokens and write them in one layer of a page.
+@kernel(inline=True)
+def _voronoi_coded(x, betas, inverse, q, first_fit):  # type: ignore[no-untyped-def]
+    """Return the digits of sixteen blocks and the indices of their scales."""
+    point, which = voronoi_codeword_lanes(x, betas, inverse, q, first_fit)
+    return voronoi_digits_lanes(to_int(point + point), q), which
 
-    Parameters
-    ----------
-    x : (T, G, K) float32
-    first, last : int
-        Which of the T tokens.
-    basis : (2, G, K) float32
-    turn : (K, K) float32
-        See `latticeq.model.kv.basis`.
-    code : tuple
-        q, the bits of a scale index, betas and 1 / betas, both (k,) float32, and whether the first
-        scale that fits is taken.
-    page : tuple, output
-        Words (G, tiles, K / 8, 16) int32, scale indices (G, tiles, K / 8, 2 * bits) uint8, norms
-        (G, 16 * tiles) uint16.
-    place : int
-        The position of token 0 in the page.
-    """
+
+@kernel(inline=True)
+def _cubic_coded(x, betas, inverse, q, first_fit):  # type: ignore[no-untyped-def]
+    point, which = cubic_codeword_lanes(x, betas, inverse, q, first_fit)
+    return cubic_digits_lanes(point, q), which
+
+
+@kernel(inline=True)
+def _append(x, tokens, basis, turn, code, page, place, coded_lanes):  # type: ignore[no-untyped-def]
+    """Do what `CacheCell.append_rows` does."""
+    first, last = tokens
     q, width, betas, inverse, first_fit = code
     words, indices, norms = page
     kv_heads, size = x.shape[1], x.shape[2]
@@ -107,8 +104,8 @@ def append_rows(x, first, last, basis, turn, code, page, place):  # type: ignore
             norms[g, place + t] = _normalise(moved, rows[at : at + size])
     coded = np.empty((2, padded), np.int32)
     for at in range(0, padded, LANES):
-        point, which = codeword_lanes(load_blocks(rows, 8 * at), betas, inverse, q, first_fit)
-        store(coded, at, _words(digits_lanes(to_int(point + point), q)))
+        digits, which = coded_lanes(load_blocks(rows, 8 * at), betas, inverse, q, first_fit)
+        store(coded, at, _words(digits))
         store(coded, padded + at, which)
     for n in range(count):
         b, g, t = n % blocks, n // blocks % kv_heads, first + n // (blocks * kv_heads)
@@ -120,34 +117,35 @@ def append_rows(x, first, last, basis, turn, code, page, place):  # type: ignore
             indices[g, tile, b, spot // 8] = cleared | ((coded[1, n] >> bit & 1) << (spot % 8))
 
 
-@kernel(parallel=True)
-def append_many(x, first, last, basis, turn, code, page, place):  # type: ignore[no-untyped-def]
-    """Do what `append_rows` does, a tile of positions a task: no two write to one byte."""
-    start = (place + first) // LANES
-    tiles = (place + last - 1) // LANES + 1 - start
-    for step in prange(tiles):
-        begin = (start + step) * LANES - place
-        append_rows(x, max(first, begin), min(last, begin + LANES), basis, turn, code, page, place)
+@kernel
+def _append_voronoi(x, first, last, basis, turn, code, page, place):  # type: ignore[no-untyped-def]
+    _append(x, (first, last), basis, turn, code, page, place, _voronoi_coded)
+
+
+@kernel
+def _append_cubic(x, first, last, basis, turn, code, page, place):  # type: ignore[no-untyped-def]
+    _append(x, (first, last), basis, turn, code, page, place, _cubic_coded)
 
 
 @kernel(inline=True)
-def decoded_lanes(words, q, byte_tables):  # type: ignore[no-untyped-def]
-    """Return the eight doubled coordinates of sixteen words, in float32."""
-    even, odd = decode_words_lanes(words, q, byte_tables)
-    low = filled(2 * q * ONES, even)
-    even, odd = sub_bytes(even, low), sub_bytes(odd, low)  # signed bytes from here on
-    return to_float(
-        block(
-            (even << 24) >> 24,
-            (odd << 24) >> 24,
-            (even << 16) >> 24,
-            (odd << 16) >> 24,
-            (even << 8) >> 24,
-            (odd << 8) >> 24,
-            even >> 24,
-            odd >> 24,
-        )
-    )
+def _tile_of_tokens(step, first, last, place):  # type: ignore[no-untyped-def]
+    """Return which tokens lie in a tile, counted from that of the first one."""
+    begin = ((place + first) // LANES + np.int64(step)) * LANES - place
+    return max(first, begin), min(last, begin + LANES)
+
+
+@kernel(parallel=True)
+def _append_many_voronoi(x, first, last, basis, turn, code, page, place):  # type: ignore[no-untyped-def]
+    for step in prange((place + last - 1) // LANES + 1 - (place + first) // LANES):
+        start, end = _tile_of_tokens(step, first, last, place)
+        _append_voronoi(x, start, end, basis, turn, code, page, place)
+
+
+@kernel(parallel=True)
+def _append_many_cubic(x, first, last, basis, turn, code, page, place):  # type: ignore[no-untyped-def]
+    for step in prange((place + last - 1) // LANES + 1 - (place + first) // LANES):
+        start, end = _tile_of_tokens(step, first, last, place)
+        _append_cubic(x, start, end, basis, turn, code, page, place)
 
 
 @kernel
@@ -165,44 +163,60 @@ def load_norms(address, count, norms):  # type: ignore[no-untyped-def]
         norms[s] = np.float32(0)
 
 
-@kernel(parallel=True)
-def decode_head(plan, kind, g, tiles, code, seen, out):  # type: ignore[no-untyped-def]
-    """Decode the keys, or values, of one kv head.
+@kernel(inline=True)
+def _coordinates(even, odd, raised):  # type: ignore[no-untyped-def]
+    """Return the eight coordinates of sixteen codewords in float32, given their raised bytes."""
+    return to_float(
+        block(
+            even & 255,
+            odd & 255,
+            shift_right(even, 8) & 255,
+            shift_right(odd, 8) & 255,
+            shift_right(even, 16) & 255,
+            shift_right(odd, 16) & 255,
+            shift_right(even, 24),
+            shift_right(odd, 24),
+        )
+        - raised
+    )
 
-    Parameters
-    ----------
-    plan : (pages, 6) int64
-    kind : int
-        0 for keys, 1 for values.
-    g : int
-        The kv head.
-    tiles : int
-        Of a page.
-    code : tuple
-        q, the bits of a scale index, what each index multiplies doubled coordinates by, (16,)
-        float32, and the tables of `latticeq.codes.words.word_tables`.
-    seen : int
-        Positions to decode, rounded up to a tile.
-    out : (n, K, 64) float32, or (n, 64, K), output
-        Keys, or values, in tiles of 64 positions.
-    """
-    q, width, betas, tables = code
-    size = out.shape[1 + kind]
-    blocks = size // 8
+
+@kernel(inline=True)
+def _decode_tile(step, plan, kind, g, tiles, code, out, codewords):  # type: ignore[no-untyped-def]
+    """Do the share of `CacheCell.decode_head` that one tile of positions is."""
+    q, raised, width, betas, tables = code
+    blocks = out.shape[1 + kind] // 8
+    page, tile = step // tiles, g * tiles + step % tiles
+    words = plan[page, 3 * kind] + 64 * blocks * tile
+    indices = plan[page, 3 * kind + 1] + 2 * width * blocks * tile
+    norms, rows = np.empty(LANES, np.float32), np.empty((LANES, 8), np.float32)
+    load_norms(plan[page, 3 * kind + 2] + 2 * LANES * tile, LANES, norms)
+    norm, table = load(norms, 0), load(betas, 0)
+    mine, place = out[step * LANES // 64], step * LANES % 64
+    for b in range(blocks):
+        even, odd, index = codewords(
+            load_ints_at(words + 64 * b), indices + 2 * width * b, width, q, tables
+        )
+        point = _coordinates(even, odd, raised) * (lookup(table, index) * norm)
+        if kind == 0:
+            store_strided(mine, 8 * b * 64 + place, 64, point)
+        else:
+            store_blocks(rows, 0, point)
+            mine[place : place + LANES, 8 * b : 8 * b + 8] = rows
+
+
+@kernel(parallel=True)
+def _decode_voronoi(plan, kind, g, tiles, code, seen, out):  # type: ignore[no-untyped-def]
     for step in prange(-(-seen // LANES)):
-        page, tile = step // tiles, g * tiles + step % tiles
-        words = plan[page, 3 * kind] + 64 * blocks * tile
-        indices = plan[page, 3 * kind + 1] + 2 * width * blocks * tile
-        norms, rows = np.empty(LANES, np.float32), np.empty((LANES, 8), np.float32)
-        load_norms(plan[page, 3 * kind + 2] + 2 * LANES * tile, LANES, norms)
-        norm, table, byte_tables = load(norms, 0), load(betas, 0), table_rows(tables)
-        mine, place = out[step * LANES // 64], step * LANES % 64
-        for b in range(blocks):
-            point = decoded_lanes(load_ints_at(words + 64 * b), q, byte_tables)
-            beta = lookup(table, scale_index_at(indices + 2 * width * b, width, norm))
-            point = point * (beta * norm)
-            if kind == 0:
-                store_strided(mine, 8 * b * 64 + place, 64, point)
-            else:
-                store_blocks(rows, 0, point)
-                mine[place : place + LANES, 8 * b : 8 * b + 8] = rows
+        _decode_tile(np.int64(step), plan, kind, g, tiles, code, out, voronoi_codewords)
+
+
+@kernel(parallel=True)
+def _decode_cubic(plan, kind, g, tiles, code, seen, out):  # type: ignore[no-untyped-def]
+    for step in prange(-(-seen // LANES)):
+        _decode_tile(np.int64(step), plan, kind, g, tiles, code, out, cubic_codewords)
+
+
+APPEND = {"voronoi": _append_voronoi, "cubic": _append_cubic}
+APPEND_MANY = {"voronoi": _append_many_voronoi, "cubic": _append_many_cubic}
+DECODE_HEAD = {"voronoi": _decode_voronoi, "cubic": _decode_cubic}
