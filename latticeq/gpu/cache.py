@@ -153,6 +153,7 @@ class FloatPart(CachePart):
         return (np.intp(0),) * 3
 
     def attend_turned(self, layer: int, q: Any, k: Any, v: Any, start: int) -> Any:
+        """Keep turned keys and values, and let turned queries attend."""
         cp = cupy()
         n_tokens, seen = len(q), start + len(q)
         for kept, new in ((self.keys, k), (self.values, v)):
@@ -211,6 +212,7 @@ class NestPart(CachePart):
         return self._bases[layer], self._rotations, self._scales
 
     def attend_turned(self, layer: int, q: Any, k: Any, v: Any, start: int) -> Any:
+        """Keep turned keys and values, and let turned queries attend."""
         cp = cupy()
         n_tokens, heads = len(q), self.shared * self.kv_heads
         strides = [np.int64(rows.strides[0] // 4) for rows in (q, k, v)]

@@ -64,13 +64,12 @@ def load_gpu(
     kv = load_kv_coding(weights, range(config.num_hidden_layers))
     check_cache(config, kv)
     ranges = split_layers(config.num_hidden_layers, len(devices))
+    streams = {device: _stream(device) for device in devices}  # what works in one is in order
     stages: list[Stage] = []
     for number, (device, layers) in enumerate(zip(devices, ranges, strict=True)):
         ends = number == 0, number == len(devices) - 1
-        with cp.cuda.Device(device):
-            stream = cp.cuda.Stream(non_blocking=True)
         try:
-            stages.append(_stage(weights, device, stream, layers, ends))
+            stages.append(_stage(weights, device, streams[device], layers, ends))
         except cp.cuda.memory.OutOfMemoryError as error:
             raise InputError(
                 f"{folder}: device {device} has no memory for layers {layers[0]} to {layers[-1]} "
@@ -85,6 +84,11 @@ def load_gpu(
         context=context,
         folder=Path(folder),
     )
+
+
+def _stream(device: int) -> Any:
+    with cupy().cuda.Device(device):
+        return cupy().cuda.Stream(non_blocking=True)
 
 
 def split_layers(count: int, parts: int) -> list[range]:
@@ -112,7 +116,7 @@ def split_layers(count: int, parts: int) -> list[range]:
 def _stage(
     weights: Weights, device: int, stream: Any, layers: range, ends: tuple[bool, bool]
 ) -> Stage:
-    """Bring one device's part of a model there; `ends`: is it the first, and the last?"""
+    """Bring one device's part of a model there; `ends`: whether it is the first, and the last."""
     cp, is_first, is_last = cupy(), *ends
     with cp.cuda.Device(device), stream:
         embedding = head = norm = None
@@ -156,10 +160,11 @@ def _linear(weights: Weights, names: Sequence[str]) -> Any:
     bias = stacked_bias(biases, [matrix.shape[0] for matrix in matrices])
     packed, coding = stacked(matrices), weights.coding.inputs
     assert packed is not None
+    device = int(cupy().cuda.runtime.getDevice())
     if coding is None or not names[0].startswith("model.layers."):
-        return make_gpu_linear(packed, bias)
+        return make_gpu_linear(packed, bias, device)
     with error_context(f"{weights.folder.folder}: the coding of activations"):
-        return make_gpu_linear(packed, bias, coding.codec(packed.shape[1]))
+        return make_gpu_linear(packed, bias, device, coding.codec(packed.shape[1]))
 
 
 def _table(weights: Weights, name: str) -> Any:
@@ -168,4 +173,4 @@ def _table(weights: Weights, name: str) -> Any:
         return FloatTable(weights.matrix_float32(f"{name}.weight"))
     packed = weights.packed(f"{name}.weight")
     rows = upload(packed.arrays["int8"]), upload(packed.arrays["row_scale"].astype(np.float32))
-    return Int8Table(make_gpu_linear(packed, None), *rows)
+    return Int8Table(make_gpu_linear(packed, None, int(cupy().cuda.runtime.getDevice())), *rows)

@@ -30,7 +30,8 @@ def upload(array: NDArray[Any]) -> Any:
 class FloatTable:
     """A matrix M x N of floats: a linear, and a table of embeddings.
 
-    It is held and multiplied in float32, by cuBLAS.
+    It is held and multiplied in float32: many tokens by cuBLAS, which a graph cannot capture, and
+    one by a kernel.
 
     Parameters
     ----------
@@ -53,10 +54,20 @@ class FloatTable:
         """Multiply: (T, N) float32 -> (T, M) float32."""
         cp = cupy()
         out = cp.empty((len(x), self.out_features), cp.float32) if out is None else out
+        if len(x) == 1:
+            self._multiply_one(x, out)
+            return out
         cp.matmul(x, self._weight.T, out=out)
         if self._bias is not None:
             out += self._bias
         return out
+
+    def _multiply_one(self, x: Any, out: Any) -> None:
+        rows, columns = np.int32(self.out_features), np.int32(self.in_features)
+        bias = np.intp(0) if self._bias is None else self._bias
+        blocks = -(-self.out_features * 32 // THREADS)
+        arguments = (self._weight, x, bias, rows, columns, out)
+        function("forward", "multiply_floats")((blocks,), (THREADS,), arguments)
 
     def rows(self, ids: Any, out: Any) -> None:
         """Look up rows: ids (T,) int32 into out (T, N) float32."""

@@ -28,6 +28,18 @@ extern "C" __global__ void embed_float32(const int *tokens, const float *table, 
     for (int c = threadIdx.x; c < columns; c += blockDim.x) mine[c] = row[c];
 }
 
+// Multiply one token by a matrix of floats, (rows, columns): a warp a row.
+extern "C" __global__ void multiply_floats(const float *matrix, const float *x, const float *bias,
+                                           int rows, int columns, float *out) {
+    const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    if (row >= rows) return;
+    const float *mine = matrix + (long long)row * columns;
+    float sum = 0.0f;
+    for (int c = threadIdx.x % 32; c < columns; c += 32) sum += mine[c] * x[c];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) out[row] = bias ? sum + bias[row] : sum;
+}
+
 // Set x += added (where there is one) and out = weight * x / sqrt(mean(x * x) + epsilon).
 extern "C" __global__ void add_norm(float *x, const float *added, const float *weight,
                                     double epsilon, int columns, float *out) {
