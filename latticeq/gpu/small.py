@@ -66,7 +66,7 @@ def plan(tiles: int, steps: int, tokens: int, multiprocessors: int) -> Plan:
     while warps > 1 and warps > steps:
         warps //= 2
     splits = max(1, min(2 * multiprocessors // tiles, steps // (2 * warps)))
-    return Plan(token_tiles, warps=warps, splits=splits)
+    return Plan(token_tiles, warps=warps, splits=splits, blocks=2 if token_tiles < 4 else 1)
 
 
 def multiply_few(
