@@ -85,8 +85,8 @@ class GpuLinear:
             )
         self.bias: Any = 0 if bias is None else cupy().asarray(bias, "float32")
         self._source = packed.rotation, codec
-        self._rotation = GpuRotation(packed.rotation)
-        self._codec = None if codec is None else GpuRowCodec(codec)
+        self.rotation = GpuRotation(packed.rotation)
+        self.codec = None if codec is None else GpuRowCodec(codec)
         if codec is not None and codec.n != self.in_features:
             raise InputError(
                 f"inputs of {self.in_features} numbers cannot be coded in rows of {codec.n}"
@@ -125,9 +125,9 @@ class GpuLinear:
 
     def operand(self, x: Any) -> Operand:
         """Return tokens (T, N) as `multiply` takes them, in buffers that the next call reuses."""
-        if self._codec is None:
-            return self._rotation.operand(x)
-        return self._codec.operand(self._rotation.rotate(x))
+        if self.codec is None:
+            return self.rotation.operand(x)
+        return self.codec.operand(self.rotation.rotate(x))
 
     def multiply(self, operand: Operand, out: Any = None) -> Any:
         """Multiply tokens that are ready: -> (T, M) float32, a new array or `out`."""

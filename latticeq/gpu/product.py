@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latticeq.gpu.kernels import add_norm, swiglu
+from latticeq.gpu.linear import GpuLinear
+from latticeq.gpu.ready import GATE, NORM, Before, Ready
 from latticeq.linear.base import Linear
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
 from latticeq.storage.formats.nest import PackedNest
 
-__all__ = ["Product", "stacked", "stacked_bias"]
+__all__ = ["Product", "done", "stacked", "stacked_bias"]
 
 
 class Product:
@@ -28,9 +31,32 @@ class Product:
     def __init__(self, linears: Mapping[str, Any]) -> None:
         self.linears: dict[str, Linear] = dict(linears)
         self._all = list(linears.values())
+        first = self._all[0]
+        is_one = len(self._all) == 1 and isinstance(first, GpuLinear)
+        rotation = first.rotation.rotation if is_one else None
+        self._ready = Ready(rotation) if rotation is not None and Ready.fits(rotation) else None
 
-    def __call__(self, x: Any, out: Any) -> None:
-        """Multiply: x (T, N) float32 into out (T, sum of M_i) float32."""
+    def __call__(self, before: Before, scratch: Any, out: Any) -> None:
+        """Do the step before, and multiply.
+
+        Parameters
+        ----------
+        before : Before
+            Of T tokens.
+        scratch : (T, N) float32
+            May be used for what the step makes; not for a plain one.
+        out : (T, sum of M_i) float32, output
+        """
+        if self._ready is None:
+            self._multiply(done(before, scratch), out)
+            return
+        linear = self._all[0]
+        if linear.codec is None:
+            linear.multiply(self._ready.operand(before), out)
+        else:
+            linear.multiply(linear.codec.operand(self._ready.rotated(before)), out)
+
+    def _multiply(self, x: Any, out: Any) -> None:
         if len(self._all) == 1:
             self._all[0](x, out)
             return
@@ -42,6 +68,17 @@ class Product:
             else:
                 part[...] = linear(x)
             first += linear.out_features
+
+
+def done(before: Before, scratch: Any) -> Any:
+    """Do a step by itself: return what goes into the product, `scratch` unless it is plain."""
+    if before.source == NORM:
+        add_norm(before.x, before.added, before.weight, before.epsilon, scratch)
+        return scratch
+    if before.source == GATE:
+        swiglu(before.x, scratch)
+        return scratch
+    return before.x
 
 
 def stacked(matrices: Sequence[Packed]) -> Packed | None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from latticeq.gpu.cache import CachePart
 from latticeq.gpu.device import cupy
-from latticeq.gpu.kernels import add_norm, swiglu
+from latticeq.gpu.kernels import add_norm
 from latticeq.gpu.product import Product
+from latticeq.gpu.ready import GATE, NORM, PLAIN, Before
 from latticeq.gpu.slot import Slot
 from latticeq.linear.base import Linear
 from latticeq.model.config import LlamaConfig
@@ -135,18 +136,17 @@ class Stage:
         """
         epsilon, added = self.config.rms_norm_eps, None
         for layer, block in enumerate(self.blocks):
-            add_norm(work.x, added, block.norms[0], epsilon, work.normed)
-            block.qkv(work.normed, work.qkv)
+            before = Before(NORM, work.x, added, block.norms[0], epsilon)
+            block.qkv(before, work.normed, work.qkv)
             mixed = work.mixed
             if start is None:
                 part.attend_one(layer, work.qkv, self.slot, mixed)
             else:
                 mixed = part.attend(layer, work.qkv, self.slot, start)
-            block.o(mixed, work.added)
-            add_norm(work.x, work.added, block.norms[1], epsilon, work.normed)
-            block.gate_up(work.normed, work.both)
-            swiglu(work.both, work.inner)
-            block.down(work.inner, work.added)
+            block.o(Before(PLAIN, mixed), None, work.added)
+            before = Before(NORM, work.x, work.added, block.norms[1], epsilon)
+            block.gate_up(before, work.normed, work.both)
+            block.down(Before(GATE, work.both), work.inner, work.added)
             added = work.added
         if self.norm is not None:
             add_norm(work.x, added, self.norm, epsilon, work.normed)

@@ -1,0 +1,226 @@
+// What a product takes, in one launch: the step before it (SOURCE), the rotation of `prepare.cu`,
+// and rounding to float16 under one scale a token. A block of threads has one token.
+//
+// Compiled with SOURCE (0: a token as it is, 1: the residual stream, added to and normalised, 2:
+// silu(gate) * up), M and WIDTH (the orders of Paley's and of Sylvester's factor: n = M WIDTH),
+// PADDED (columns of a row of float16), WARPS. The order of additions is that of `prepare.cu`.
+//
+// A row of WIDTH numbers belongs to one warp, whose lanes are the lowest five bits of the column;
+// the bits above are numbers of one thread, up to four bits at a time. Where WIDTH is below 32 a
+// warp has several rows; where one pass leaves bits over (M = 1 only) numbers change hands between.
+
+#include "floats.cuh"
+#include "halves.cuh"
+#include "reduce.cuh"
+
+constexpr int N = M * WIDTH, THREADS = 32 * WARPS, GROUPS = M / 4;
+constexpr float LARGEST = 256.0f;
+constexpr bool EARLY = M > 1 && GROUPS <= 16;
+
+__host__ __device__ constexpr int bits_of(int power) {
+    int bits = 0;
+    while (1 << bits < power) ++bits;
+    return bits;
+}
+
+constexpr int BITS = bits_of(WIDTH), HIGH = BITS > 5 ? BITS - 5 : 0;
+constexpr int LAST = HIGH > 4 ? HIGH / 2 : HIGH, FIRST = HIGH - LAST;  // bits of either pass
+static_assert(M == 1 || FIRST == 0, "Paley's factor goes before rows of at most 512 numbers");
+static_assert(FIRST <= 4, "rows of at most 8192 numbers");
+constexpr int COUNT = 1 << LAST, LANES = WIDTH < 32 ? WIDTH : 32, ROWS = 32 / LANES;
+constexpr int RUNS = N / (LANES * COUNT);  // sets of numbers that are transformed together
+
+struct Input {
+    float *x;              // (T, N); SOURCE 2: (T, 2, N)
+    const float *added;    // (T, N), or null
+    const float *weight;   // (N,)
+    double epsilon;
+};
+
+__device__ inline float sum(float a, float b) { return __fadd_rn(a, b); }
+__device__ inline float difference(float a, float b) { return __fadd_rn(a, -b); }
+
+// Read number `at` of the token; of the residual stream, with what is added to it.
+__device__ inline float read(const Input &input, int at) {
+    const long long token = blockIdx.x;
+#if SOURCE == 2
+    const float *both = input.x + token * 2 * N;
+    const float gate = both[at];
+    return gate / (expf(-gate) + 1.0f) * both[N + at];
+#else
+    const float value = input.x[token * N + at];
+#if SOURCE == 1
+    if (input.added) return input.x[token * N + at] = value + input.added[token * N + at];
+#endif
+    return value;
+#endif
+}
+
+// Stages over the bits of an index of an array, from the highest: partners are neighbours there.
+template <int BITS_HERE> __device__ inline void stages(float *v) {
+#pragma unroll
+    for (int bit = (1 << BITS_HERE) / 2; bit > 0; bit /= 2)
+#pragma unroll
+        for (int i = 0; i < 1 << BITS_HERE; ++i) {
+            if (i & bit) continue;
+            const float a = v[i], b = v[i + bit];
+            v[i] = sum(a, b);
+            v[i + bit] = difference(a, b);
+        }
+}
+
+// Stages over the lanes.
+__device__ inline float lane_stages(float v) {
+#pragma unroll
+    for (int bit = LANES / 2; bit > 0; bit /= 2) {
+        const float other = __shfl_xor_sync(~0u, v, bit);
+        v = threadIdx.x & bit ? difference(other, v) : sum(v, other);
+    }
+    return v;
+}
+
+// An entry of the table of sums of a group: `four` are (a + b), (a - b), (c + d), (c - d), scaled.
+__device__ inline float entry(const float *four, unsigned code) {
+    const float ab = four[((code >> 2 ^ code >> 3) & 1) * WIDTH];
+    const float cd = four[(2 + ((code ^ code >> 1) & 1)) * WIDTH];
+    return sum(code & 8 ? -ab : ab, code & 2 ? -cd : cd);
+}
+
+template <typename Codes> __device__ inline float paley(const float *sums, const Codes &codes) {
+    constexpr int alone = GROUPS % 4;
+    float total = 0.0f;
+#pragma unroll
+    for (int g = 0; g < alone; ++g) total = sum(total, entry(sums + 4 * g * WIDTH, codes[g]));
+#pragma unroll
+    for (int g = alone; g < GROUPS; g += 4) {
+        const float a = entry(sums + 4 * g * WIDTH, codes[g]);
+        const float b = entry(sums + 4 * (g + 1) * WIDTH, codes[g + 1]);
+        const float c = entry(sums + 4 * (g + 2) * WIDTH, codes[g + 2]);
+        const float d = entry(sums + 4 * (g + 3) * WIDTH, codes[g + 3]);
+        total = sum(total, sum(sum(a, b), sum(c, d)));
+    }
+    return total;
+}
+
+// The place of number i of this thread in a set of the last pass.
+__device__ inline int place(int run, int i) {
+    const int lane = threadIdx.x % LANES;
+    const int row = run * COUNT * LANES;  // sets lie one after the other, rows of one pass each
+    return row + i * LANES + lane;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+ready(float *x, const float *added, const float *weight, double epsilon,
+      const unsigned char *codes, float scale, float *rotated, unsigned *halves,
+      float *token_scale) {
+    extern __shared__ float memory[];
+    __shared__ unsigned most_of[32];
+    const Input input = {x, added, weight, epsilon};
+    const long long token = blockIdx.x;
+    const int thread = threadIdx.x;
+    float *y = memory, *sums = memory + N;
+
+    // Numbers of a thread: pairs of neighbouring rows, or what the first pass has.
+    constexpr int HELD = M > 1 ? (N / 2 + THREADS - 1) / THREADS : 1;
+    constexpr int HELD_ONE = M > 1 ? 1 : (N / (1 << FIRST) + THREADS - 1) / THREADS;
+    constexpr int NUMBERS = M > 1 ? 2 * HELD : HELD_ONE << FIRST;
+    float held[NUMBERS];
+    // Codes, and weights, are on their way while the token is looked at.
+    unsigned char first_codes[EARLY ? GROUPS : 1];
+    if (EARLY)
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g)
+            first_codes[g] = codes[min(thread / LANES, M - 1) * GROUPS + g];
+#if SOURCE == 1
+    float weights[NUMBERS];
+    double squares = 0.0;
+#endif
+#pragma unroll
+    for (int h = 0; h < (M > 1 ? HELD : HELD_ONE); ++h)
+#pragma unroll
+        for (int i = 0; i < (M > 1 ? 2 : 1 << FIRST); ++i) {
+            const int item = h * THREADS + thread, slot = M > 1 ? 2 * h + i : (h << FIRST) + i;
+            const bool there = item < (M > 1 ? N / 2 : N >> FIRST);
+            const int at = M > 1 ? (item / WIDTH * 2 + i) * WIDTH + item % WIDTH
+                                 : i * (N >> FIRST) + item;
+            held[slot] = there ? read(input, at) : 0.0f;
+#if SOURCE == 1
+            weights[slot] = there ? weight[at] : 0.0f;
+            squares += (double)held[slot] * (double)held[slot];
+#endif
+        }
+#if SOURCE == 1
+    __shared__ double squares_of[32];
+    squares = block_sum(squares, squares_of);
+    const float factor = (float)(1.0 / sqrt(squares / N + epsilon));
+#endif
+#pragma unroll
+    for (int h = 0; h < (M > 1 ? HELD : HELD_ONE); ++h) {
+        const int item = h * THREADS + thread;
+        if (item >= (M > 1 ? N / 2 : N >> FIRST)) continue;
+#if SOURCE == 1
+#pragma unroll
+        for (int i = 0; i < (M > 1 ? 2 : 1 << FIRST); ++i) {
+            const int slot = M > 1 ? 2 * h + i : (h << FIRST) + i;
+            held[slot] = __fmul_rn(weights[slot], __fmul_rn(held[slot], factor));
+        }
+#endif
+        if (M > 1) {
+            const int at = item / WIDTH * 2 * WIDTH + item % WIDTH;
+            sums[at] = __fmul_rn(sum(held[2 * h], held[2 * h + 1]), scale);
+            sums[at + WIDTH] = __fmul_rn(difference(held[2 * h], held[2 * h + 1]), scale);
+        } else {
+            float *mine = held + (h << FIRST);
+#pragma unroll
+            for (int i = 0; i < 1 << FIRST; ++i) mine[i] = __fmul_rn(mine[i], scale);
+            stages<FIRST>(mine);
+#pragma unroll
+            for (int i = 0; i < 1 << FIRST; ++i) y[i * (N >> FIRST) + item] = mine[i];
+        }
+    }
+    __syncthreads();
+
+    unsigned most = 0;  // magnitudes are in the order of their bits, NaN the largest
+    for (int run = thread / LANES; run < (RUNS + ROWS - 1) / ROWS * ROWS; run += THREADS / LANES) {
+        float v[COUNT];
+        const bool there = run < RUNS;
+        const unsigned char *mine = codes + (there ? run : 0) * GROUPS;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int column = i * LANES + thread % LANES;
+            if (M == 1)
+                v[i] = y[place(there ? run : 0, i)];
+            else if (EARLY && run == thread / LANES)
+                v[i] = paley(sums + column, first_codes);
+            else
+                v[i] = paley(sums + column, mine);
+        }
+        stages<LAST>(v);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            v[i] = lane_stages(v[i]);
+            if (there) {
+                y[place(run, i)] = v[i];
+                most = max(most, __float_as_uint(fabsf(v[i])));
+            }
+        }
+    }
+    most = __reduce_max_sync(~0u, most);
+    if (thread % 32 == 0) most_of[thread / 32] = most;
+    __syncthreads();
+    most = 0;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; ++warp) most = max(most, most_of[warp]);
+    const float size = __uint_as_float(most);
+    const bool is_finite = size < infinity();
+    const float inverse = is_finite && size > 1e-30f ? LARGEST / size : 0.0f;
+    if (rotated)
+        for (int i = thread; i < N; i += THREADS) rotated[token * N + i] = y[i];
+    if (!halves) return;
+    if (thread == 0) token_scale[token] = is_finite ? size / LARGEST : not_a_number();
+    for (int i = thread; i < PADDED / 2; i += THREADS) {
+        const float a = 2 * i < N ? y[2 * i] : 0.0f, b = 2 * i + 1 < N ? y[2 * i + 1] : 0.0f;
+        // What is not finite times zero is not zero.
+        halves[token * (PADDED / 2) + i] = inverse > 0 ? to_halves(a * inverse, b * inverse) : 0u;
+    }
+}

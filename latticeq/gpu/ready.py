@@ -1,0 +1,131 @@
+"""Tokens made ready for a product in one launch with the step before it (``cuda/ready.cu``).
+
+A token by itself is a chain of launches, each of which costs a microsecond or two whatever it does.
+So the normalisation, or the gate, the rotation and the rounding to float16 are one kernel, compiled
+for the length of a row. Rotations that it has no room or no place for take the longer way, by
+`latticeq.gpu.tokens`; what comes out is the same to the last bit of the rotation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from latticeq.gpu.device import cupy, function
+from latticeq.gpu.memory import buffer
+from latticeq.gpu.tokens import Operand, padded
+from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
+from latticeq.transforms.rotation import Rotation
+
+__all__ = ["GATE", "NORM", "PLAIN", "Before", "Ready"]
+
+PLAIN, NORM, GATE = 0, 1, 2
+"""SOURCE of ready.cu: what is done to a token before it is rotated."""
+
+MOST_WARPS = 32
+LONGEST_ROW = {1: 8192}
+"""The most columns of Sylvester's factor, by the order of Paley's; 512 where that is not 1."""
+
+PLAIN_BYTES = 40 * 1024
+"""Shared memory that any kernel may take."""
+
+STATIC_BYTES = 1024
+"""Shared memory that the kernel takes beside what it asks for."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The step before a product.
+
+    Attributes
+    ----------
+    source : int
+        `PLAIN`, `NORM` or `GATE`.
+    x : (T, N) float32, or (T, 2 N) for `GATE`
+        For `NORM` the residual stream, which is changed.
+    added : (T, N) float32, optional
+        For `NORM`: what is added to the stream first.
+    weight : (N,) float32, optional
+        For `NORM`.
+    epsilon : float
+        For `NORM`.
+    """
+
+    source: int
+    x: Any
+    added: Any = None
+    weight: Any = None
+    epsilon: float = 0.0
+
+
+class Ready:
+    """The kernel for one rotation.
+
+    Parameters
+    ----------
+    rotation : Rotation
+        One that `fits`.
+    """
+
+    def __init__(self, rotation: Rotation) -> None:
+        m, bits = hadamard_factors(rotation.n) or (1, 0)
+        width = 1 << bits
+        warps = -(-m * width // 32) if m > 1 and width < 32 else m
+        if m == 1:
+            warps = max(1, width // 512)
+        self._n, self._warps = rotation.n, min(MOST_WARPS, warps)
+        self._constants = {
+            "M": m,
+            "WIDTH": width,
+            "PADDED": padded(rotation.n),
+            "WARPS": self._warps,
+        }
+        self._bytes = 4 * rotation.n * (2 if m > 1 else 1)
+        self._scale = np.float32(1.0 / np.sqrt(rotation.n))
+
+    @staticmethod
+    def fits(rotation: Rotation) -> bool:
+        """Tell whether there is a kernel for a rotation, on the current device."""
+        m, bits = hadamard_factors(rotation.n) or (1, 0)
+        room = int(cupy().cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC_BYTES
+        return (
+            rotation.is_plain
+            and rotation.n % 32 == 0
+            and 1 << bits <= LONGEST_ROW.get(m, 512)
+            and 4 * rotation.n * (2 if m > 1 else 1) <= room
+        )
+
+    @cached_property
+    def _codes(self) -> Any:
+        codes = hadamard_codes(self._n)
+        return cupy().asarray(codes) if codes.size else np.intp(0)
+
+    def operand(self, before: Before) -> Operand:
+        """Return T tokens as products take them, in buffers that the next call writes over."""
+        tokens = len(before.x)
+        halves = buffer("halves", (tokens, padded(self._n)), "float16")
+        scale = buffer("token scales", (tokens,), "float32")
+        self._launch(before, tokens, np.intp(0), halves, scale)
+        return Operand(halves, scale)
+
+    def rotated(self, before: Before) -> Any:
+        """Return T rotated tokens, (T, N) float32, in such a buffer."""
+        tokens = len(before.x)
+        out = buffer("rotated", (tokens, self._n), "float32")
+        self._launch(before, tokens, out, np.intp(0), np.intp(0))
+        return out
+
+    def _launch(self, before: Before, tokens: int, rotated: Any, halves: Any, scale: Any) -> None:
+        kernel = function("ready", "ready", SOURCE=before.source, **self._constants)
+        if self._bytes > PLAIN_BYTES:  # more has to be asked for
+            kernel.max_dynamic_shared_size_bytes = self._bytes
+        null = np.intp(0)
+        added = null if before.added is None else before.added
+        weight = null if before.weight is None else before.weight
+        stream = (before.x, added, weight, np.float64(before.epsilon))
+        outputs = (rotated, halves, scale)
+        arguments = (*stream, self._codes, self._scale, *outputs)
+        kernel((tokens,), (32 * self._warps,), arguments, shared_mem=self._bytes)
