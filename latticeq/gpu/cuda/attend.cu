@@ -170,28 +170,36 @@ struct Slot {
     long long position, token;
 };
 
-// Let a group of queries attend to `count` more positions: each its largest scaled score, the sum of
-// its exponentials, and by them its mix of values, joined to those of the positions before.
-__device__ inline void attend_chunk(Shared &shared, const Number *keys, const Number *values,
-                                    int count, const float *units) {
+// What a thread holds of a chunk of keys and values.
+struct Chunk {
+    Raw keys[PASSES], values[PASSES];
+};
+
+__device__ inline void fetch_chunk(Chunk &chunk, const Number *keys, const Number *values,
+                                   int count, const float *units) {
     const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
-    const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
-    const float scale = rsqrtf((float)WIDTH);
-    Raw raw_keys[PASSES], raw_values[PASSES];
 #pragma unroll
     for (int pass = 0; pass < PASSES; ++pass) {
         const int row = pass * ROWS + first;
         if (row < count && lane < PARTS) {
-            raw_keys[pass] = fetch(keys + (long long)row * KEY_STEP, lane, 0, units);
-            raw_values[pass] = fetch(values + (long long)row * VALUE_STEP, lane, 1, units);
+            chunk.keys[pass] = fetch(keys + (long long)row * KEY_STEP, lane, 0, units);
+            chunk.values[pass] = fetch(values + (long long)row * VALUE_STEP, lane, 1, units);
         }
     }
+}
+
+// Let a group of queries attend to `count` more positions: each its largest scaled score, the sum of
+// its exponentials, and by them its mix of values, joined to those of the positions before.
+__device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int count) {
+    const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+    const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
+    const float scale = rsqrtf((float)WIDTH);
     float numbers[VECTOR];
 #pragma unroll
     for (int pass = 0; pass < PASSES; ++pass) {
         const int row = pass * ROWS + first;
         const bool is_mine = row < count && lane < PARTS;
-        if (is_mine) expand(raw_keys[pass], 0, numbers);
+        if (is_mine) expand(chunk.keys[pass], 0, numbers);
 #pragma unroll
         for (int j = 0; j < GROUP; ++j) {
             float score = 0.0f;
@@ -230,7 +238,7 @@ __device__ inline void attend_chunk(Shared &shared, const Number *keys, const Nu
     for (int pass = 0; pass < PASSES; ++pass) {
         const int row = pass * ROWS + first;
         if (row < count && lane < PARTS) {
-            expand(raw_values[pass], 1, numbers);
+            expand(chunk.values[pass], 1, numbers);
 #pragma unroll
             for (int j = 0; j < GROUP; ++j)
 #pragma unroll
@@ -304,8 +312,16 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     }
     sums += 2LL * g * gridDim.x * SHARED;
     mixed += (long long)g * gridDim.x * SHARED * WIDTH;
+    const int begin = run * each, end = min(chunks, begin + each);
+    const auto bring = [&](Chunk &chunk, int c) {
+        fetch_chunk(chunk, keys + (long long)c * CHUNK * KEY_STEP,
+                    values + (long long)c * CHUNK * VALUE_STEP, min(CHUNK, own + 1 - c * CHUNK),
+                    units_of(coding));
+    };
     for (int first = 0; first < SHARED; first += GROUP) {
         const float *mine = qkv + (g * SHARED + first) * WIDTH;
+        Chunk chunk;
+        bring(chunk, begin);  // on its way while the queries are turned
         for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
             const int j = at / WIDTH, i = at % WIDTH;
             shared.queries[j][i] = rotated(mine + j * WIDTH, cosine, sine, i);
@@ -314,10 +330,10 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
         }
         __syncthreads();
         turn_queries(shared, coding, g);
-        for (int c = run * each; c < min(chunks, (run + 1) * each); ++c)
-            attend_chunk(shared, keys + (long long)c * CHUNK * KEY_STEP,
-                         values + (long long)c * CHUNK * VALUE_STEP, min(CHUNK, own + 1 - c * CHUNK),
-                         units_of(coding));
+        for (int c = begin; c < end; ++c) {
+            if (c > begin) bring(chunk, c);
+            attend_chunk(shared, chunk, min(CHUNK, own + 1 - c * CHUNK));
+        }
         const int place = run * SHARED + first;
         for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
             const int j = at / WIDTH, i = at % WIDTH;

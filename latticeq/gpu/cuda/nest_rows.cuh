@@ -5,7 +5,10 @@
 // Compiled with WIDTH and, for KEY and VALUE each, _Q, _SCALES, _FIRST (whether the first scale that
 // fits is taken) and _ROW (bytes of a row).
 
-#include "voronoi_block.cuh"
+#define CELL VORONOI
+#include "floats.cuh"
+#include "halves.cuh"
+#include "lattice.cuh"
 
 constexpr int BLOCKS = WIDTH / 8;
 constexpr int TEAM = 128;  // threads that code one row; two teams code a key and a value
@@ -30,6 +33,30 @@ struct RowScratch {
     float moved[2][WIDTH], turned[2][WIDTH];
     int which[2][BLOCKS];
 };
+
+// Set points to the doubled coordinates that a word stands for: digit i lies in bits 4i to 4i + 3.
+__device__ inline void decode_word(unsigned word, int q, int (&points)[8]) {
+    int digits[8];
+    EACH digits[i] = word >> (4 * i) & 15;
+    points_of(digits, q, points);
+}
+
+// Code a block at one of the scales. Return what it costs, infinity if nothing was found: the scale
+// with the least cost, the first of equals, is the one to take, as `closest_codeword` does.
+__device__ inline float code_at_scale(const float (&x)[8], float beta, float inverse, int q,
+                                      bool is_last, bool first_fit, unsigned *word) {
+    float y[8], point[8], error[8];
+    int digits[8];
+    EACH y[i] = times(x[i], inverse);
+    const int moves = is_last || (q <= FEW && !first_fit) ? ENDLESS : first_fit ? 0 : MOVES;
+    if (nearest(y, q, moves, point)) return infinity();
+    digits_of(point, q, digits);
+    *word = 0;
+    EACH *word |= (unsigned)digits[i] << (4 * i);
+    if (first_fit) return is_last ? 0.5f : 0.0f;
+    EACH error[i] = minus(x[i], times(point[i], beta));
+    return squares(error);
+}
 
 // Read the word and the scale of one block of a row; `units` is half of each scale.
 __device__ inline void read_block(const unsigned char *row, int b, int index_bits,
@@ -71,11 +98,11 @@ __device__ inline void code_rows(RowScratch &scratch, const float *key_turn,
         scratch.turned[kind][j] = turned_number(scratch.moved[kind], turn, j);
     __syncthreads();
     const float *turned = scratch.turned[kind];
-    double squares = 0.0;
+    double energy = 0.0;
 #pragma unroll 8
     for (int i = 0; i < WIDTH; ++i)  // the product is exact in float64, so it may be fused
-        squares = fma((double)turned[i], (double)turned[i], squares);
-    const float root = (float)sqrt(squares / WIDTH);
+        energy = fma((double)turned[i], (double)turned[i], energy);
+    const float root = (float)sqrt(energy / WIDTH);
     const unsigned short bits = root < 65520.0f ? to_half(root) : 0x7E00;
     const float norm = from_half(bits), inverse = norm > 0.0f ? __fdiv_rn(1.0f, norm) : 0.0f;
 
