@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from latticeq.gpu.device import cupy, function
+from latticeq.gpu.launch import launch_early
 from latticeq.gpu.memory import buffer, zeros
 from latticeq.gpu.tokens import Operand
 from latticeq.gpu.weights import Weights
@@ -92,7 +93,8 @@ def multiply_few(
     if how.splits > 1:
         partial = buffer("partial sums", (how.splits, tokens, 16 * tiles), "float32")
         arrived = zeros("arrived", across)
-    kernel(
+    launch_early(
+        kernel,
         (across, how.splits),
         (32 * how.warps,),
         (*weights.arrays, weights.row_scale, bias, operand.halves, operand.scale, out, tokens,

@@ -15,6 +15,7 @@ import numpy as np
 
 from latticeq.errors import InputError
 from latticeq.gpu.device import cupy, function
+from latticeq.gpu.launch import launch_early
 from latticeq.gpu.memory import buffer
 from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
 from latticeq.transforms.rotation import Rotation, random_signs
@@ -128,12 +129,13 @@ class GpuRotation:
             scratch, size = buffer("rotation", (len(x), 2 * n), "float32"), 0
         elif size > kernel.max_dynamic_shared_size_bytes:
             kernel.max_dynamic_shared_size_bytes = _shared_limit() - STATIC_BYTES
-        kernel(
+        launch_early(
+            kernel,
             (len(x),),
             THREADS,
             (x, int(x.dtype.name == "float16"), n, *self._arrays, self._m, self._width, self._scale,
              padded(n), rotated, halves, scale, scratch),
-            shared_mem=size,
+            size,
         )  # fmt: skip
 
 

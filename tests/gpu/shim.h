@@ -88,3 +88,7 @@ constexpr u32 twice_half(int value) {
 constexpr u32 two_halves(int low, int high) {
     return (twice_half(low) & 0xFFFFu) | (twice_half(high) & 0xFFFF0000u);
 }
+constexpr u32 quadruple_half(int value) { return twice_half(value) + 0x08000800u; }
+static inline u32 __funnelshift_r(u32 low, u32 high, int bits) {
+    return (u32)(((u64)high << 32 | low) >> bits);
+}

@@ -70,3 +70,20 @@ __device__ constexpr u32 twice_half(int value) {
 __device__ constexpr u32 two_halves(int low, int high) {
     return (twice_half(low) & 0xFFFFu) | (twice_half(high) & 0xFFFF0000u);
 }
+
+// Four times such an integer.
+__device__ constexpr u32 quadruple_half(int value) { return twice_half(value) + 0x08000800u; }
+
+// What a grid that was started before the one ahead of it has ended waits for, and what lets the next
+// one be started: without effect unless it is launched so.
+INLINE void wait_for_grids() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+INLINE void start_next_grid() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}

@@ -93,6 +93,8 @@ extern "C" __global__ void __launch_bounds__(1024) prepare(
     float* rotated, unsigned short* halves, float* token_scale, float* scratch
 ) {
     extern __shared__ float memory[];
+    start_next_grid();
+    wait_for_grids();
     const Rotation rotation = {signs, codes, m * width_in, m, width_in, scale};
     __shared__ float found[32];
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;

@@ -28,15 +28,18 @@ INLINE void read_block(const Stored& stored, size_t at, int row, int (&digits)[8
     }
 }
 
-// The nibble that holds coordinate i.
-INLINE int place(int i) { return 4 * (i / 2 + 4 * (i % 2)); }
+// A nibble where coordinate i has it: see words.cuh.
+INLINE u32 placed(int nibble, int i) {
+    u32 word = (u32)nibble << (4 * (i / 2) + 16 * (i % 2));
+    return word << 2 | word >> 30;
+}
 
 // The word of digits; `flipped` says whether one coordinate is to move.
 INLINE u32 word_of(int (&digits)[8], int q, u32& index, u32& flipped) {
     u32 word = 0;
     flipped = 0;
 #if CELL == CUBIC
-    EACH word |= (u32)digits[i] << place(i);
+    EACH word |= placed(digits[i], i);
 #elif CELL == D8
     u32 parity = (digits[0] ^ digits[1] ^ digits[2] ^ digits[3]) & 1;
     index = (digits[4] & 1) | (digits[5] & 1) << 1 | (digits[6] & 1) << 2;
@@ -49,10 +52,10 @@ INLINE u32 word_of(int (&digits)[8], int q, u32& index, u32& flipped) {
     EACH {
         int z, r = CENTRE(v[i], q);
         flipped |= r != v[i];
-        word |= (u32)(r + 8) << place(i);
+        word |= placed(r + 8, i);
     }
-    word &= 0xEEFFEEFFu;
-    word |= (index & 1) << 8 | (index >> 1 & 1) << 12 | (index >> 2) << 24 | flipped << 28;
+    word &= 0xBBFFBBFFu;
+    word |= (index & 1) << 10 | (index >> 1 & 1) << 26 | (index >> 2) << 14 | flipped << 30;
 #else
     int v[8];
     points_of(digits, q, v);
@@ -60,9 +63,9 @@ INLINE u32 word_of(int (&digits)[8], int q, u32& index, u32& flipped) {
     EACH {
         int z, r = CENTRE(v[i], 2 * q), m = (r - (int)halves) >> 1;
         flipped |= r != v[i];
-        word |= (u32)(m + 8) << place(i);
+        word |= placed(m + 8, i);
     }
-    word ^= q & 1 ? halves ^ flipped : halves;
+    word ^= (q & 1 ? halves ^ flipped : halves) << 2;
 #endif
     return word;
 }

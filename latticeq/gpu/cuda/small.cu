@@ -30,8 +30,9 @@
 #define ROWS (16 * TILES * ROW_WARPS)
 #define TOKENS (8 * TOKEN_TILES)
 
-struct Weights {
-    const uint4* words;        // [tile][step][LOADS][32]
+// Where a lane reads its part of a tile: it goes from step to step.
+struct Stream {
+    const uint4* words;            // [tile][step][LOADS][32]
     const unsigned short* pairs;   // [PAIRS][tile][step][32]: two bits of the scale index a word
     const unsigned char* plane;    // [tile][step][32]: one more bit
     const unsigned char* flips;    // [tile][step][32]
@@ -51,17 +52,16 @@ INLINE uint4 load_once(const uint4* at) {
     return v;
 }
 
-INLINE void load_step(const Weights& weights, size_t at, size_t stride, int lane, Step& step) {
+// Load a step, of the arrays with `size` steps in all, and move `parts` steps on.
+INLINE void load_step(Stream& from, size_t size, int parts, Step& step) {
 #pragma unroll
-    for (int i = 0; i < LOADS; i++) {
-        step.words[i] = load_once(weights.words + (at * LOADS + i) * 32 + lane);
-    }
+    for (int i = 0; i < LOADS; i++) step.words[i] = load_once(from.words + i * 32);
+    from.words += parts * (LOADS * 32);
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++) {
-        step.pairs[i] = __ldg(weights.pairs + i * stride + at * 32 + lane);
-    }
-    if (PLANES) step.plane = __ldg(weights.plane + at * 32 + lane);
-    if (FLIPS) step.flips = __ldg(weights.flips + at * 32 + lane);
+    for (int i = 0; i < PAIRS; i++) step.pairs[i] = __ldg(from.pairs + i * size * 32);
+    if (PAIRS) from.pairs += parts * 32;
+    if (PLANES) { step.plane = __ldg(from.plane); from.plane += parts * 32; }
+    if (FLIPS) { step.flips = __ldg(from.flips); from.flips += parts * 32; }
 }
 
 // The word number 0 to 7 of a thread in a step: rows g and g + 8 by turns, quad = number / 2.
@@ -71,16 +71,24 @@ INLINE u32 word_of(const Step& step, int number) {
 }
 
 #if FORMAT == 0
-INLINE u32 index_of(const Step& step, int number) {
+// The scale of a word, from a table of sixteen at a shared address that is a multiple of 64.
+INLINE u32 scale_of(const Step& step, int number, u32 table) {
+    u32 place = 0;  // four times the index
 #if CELL == D8
-    return index_of_d8(word_of(step, number));
+    place = index_of_d8(word_of(step, number)) << 2;
 #else
-    u32 index = 0;
-    if (PAIRS > 0) index = (step.pairs[0] >> (2 * number)) & 3u;
-    if (PAIRS > 1) index |= ((step.pairs[1] >> (2 * number)) & 3u) << 2;
-    if (PLANES) index |= ((step.plane >> number) & 1u) << (2 * PAIRS);
-    return index;
+    if (PAIRS > 0) {
+        place = (number ? step.pairs[0] >> (2 * number - 2) : step.pairs[0] << 2) & 12u;
+    }
+    if (PAIRS > 1) {
+        place |= (number > 1 ? step.pairs[1] >> (2 * number - 4) : step.pairs[1] << (4 - 2 * number))
+                 & 48u;
+    }
+    if (PLANES) place |= ((step.plane >> number) & 1u) << (2 + 2 * PAIRS);
 #endif
+    u32 scale;
+    asm("ld.shared.u32 %0, [%1];" : "=r"(scale) : "r"(place | table));
+    return scale;
 }
 
 INLINE bool flipped_of(const Step& step, int number) {
@@ -93,12 +101,10 @@ INLINE bool flipped_of(const Step& step, int number) {
 #endif
 
 // Four pairs of neighbouring columns of row g (which = 0) or g + 8 (which = 1) of a quad.
-INLINE void weights_of(
-    const Step& step, int quad, int which, const u32* scales, u32 (&v)[4]
-) {
+INLINE void weights_of(const Step& step, int quad, int which, u32 table, u32 (&v)[4]) {
 #if FORMAT == 0
     int number = 2 * quad + which;
-    decode_word(word_of(step, number), flipped_of(step, number), scales[index_of(step, number)], v);
+    decode_word(word_of(step, number), flipped_of(step, number), scale_of(step, number, table), v);
 #elif FORMAT == 1
     const uint4& four = step.words[quad];
     const u32 low = which ? four.y : four.x, high = which ? four.w : four.z;
@@ -114,30 +120,28 @@ INLINE void weights_of(
 }
 
 INLINE void multiply_tile(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// Lanes of tokens beyond the last read the last one's numbers: what comes of it is not looked at.
 INLINE void multiply_step(
-    const Step (&steps)[TILES], const u32* scales, const uint4* const (&x)[TOKEN_TILES],
-    const bool (&is_token)[TOKEN_TILES], float (&c)[TILES][TOKEN_TILES][4]
+    const Step (&steps)[TILES], u32 table, const uint4* const (&x)[TOKEN_TILES],
+    float (&c)[TILES][TOKEN_TILES][4]
 ) {
 #pragma unroll
     for (int quad = 0; quad < 4; quad++) {
         uint4 b[TOKEN_TILES];
 #pragma unroll
-        for (int n = 0; n < TOKEN_TILES; n++) {
-            b[n] = make_uint4(0, 0, 0, 0);
-            if (is_token[n]) b[n] = __ldg(x[n] + 4 * quad);
-        }
+        for (int n = 0; n < TOKEN_TILES; n++) b[n] = x[n][4 * quad];
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
             u32 v[4], w[4];
-            weights_of(steps[i], quad, 0, scales, v);
-            weights_of(steps[i], quad, 1, scales, w);
+            weights_of(steps[i], quad, 0, table, v);
+            weights_of(steps[i], quad, 1, table, w);
 #pragma unroll
             for (int n = 0; n < TOKEN_TILES; n++) {
                 multiply_tile(c[i][n], v[0], w[0], v[1], w[1], b[n].x, b[n].y);
@@ -154,53 +158,53 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) multiply(
     int tokens, int rows, int tiles, int steps, float* partial, u32* arrived
 ) {
     __shared__ float sums[WARPS][TILES][TOKENS][16];
-    __shared__ u32 scales[16];
+    __shared__ __align__(64) u32 scales[16];
     __shared__ bool is_last;
-    const Weights weights = {words, pairs, plane, flips};
+    start_next_grid();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
-    __syncthreads();
-
     const int first_tile = (blockIdx.x * ROW_WARPS + warp % ROW_WARPS) * TILES;
     const int part = blockIdx.y * K_WARPS + warp / ROW_WARPS, parts = gridDim.y * K_WARPS;
-    const size_t stride = (size_t)tiles * steps * 32;
-    float c[TILES][TOKEN_TILES][4] = {};
+    const size_t size = (size_t)tiles * steps;
 
-    if (first_tile < tiles) {
-        size_t start[TILES];
+    // Weights do not depend on what runs before: they are asked for while that comes to its end.
+    Stream streams[TILES];
+    Step ring[AHEAD][TILES];
 #pragma unroll
-        for (int i = 0; i < TILES; i++) start[i] = (size_t)min(first_tile + i, tiles - 1) * steps;
-        const uint4* mine[TOKEN_TILES];
-        bool is_token[TOKEN_TILES];
+    for (int i = 0; i < TILES; i++) {
+        size_t at = ((size_t)min(first_tile + i, tiles - 1) * steps + part) * 32 + lane;
+        size_t word = at - lane;
+        streams[i] = {words + word * LOADS + lane, pairs + at, plane + at, flips + at};
+    }
 #pragma unroll
-        for (int n = 0; n < TOKEN_TILES; n++) {
-            int token = 8 * n + (lane >> 2);
-            is_token[n] = token < tokens;
-            mine[n] = x + (size_t)min(token, tokens - 1) * steps * (COLUMNS / 8) + (lane & 3);
+    for (int d = 0; d < AHEAD; d++) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            if (part + d * parts < steps) load_step(streams[i], size, parts, ring[d][i]);
         }
-        Step ring[AHEAD][TILES];
+    }
+    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
+    const u32 table = (u32)__cvta_generic_to_shared(scales);
+    __syncthreads();
+    wait_for_grids();
+
+    float c[TILES][TOKEN_TILES][4] = {};
+    const uint4* mine[TOKEN_TILES];
+#pragma unroll
+    for (int n = 0; n < TOKEN_TILES; n++) {
+        int token = min(8 * n + (lane >> 2), tokens - 1);
+        mine[n] = x + ((size_t)token * steps + part) * (COLUMNS / 8) + (lane & 3);
+    }
+    for (int begin = part; begin < steps; begin += AHEAD * parts) {
 #pragma unroll
         for (int d = 0; d < AHEAD; d++) {
-            int at = part + d * parts;
+            int at = begin + d * parts;
+            if (at >= steps) break;
+            multiply_step(ring[d], table, mine, c);
+#pragma unroll
+            for (int n = 0; n < TOKEN_TILES; n++) mine[n] += parts * (COLUMNS / 8);
 #pragma unroll
             for (int i = 0; i < TILES; i++) {
-                if (at < steps) load_step(weights, start[i] + at, stride, lane, ring[d][i]);
-            }
-        }
-        for (int begin = part; begin < steps; begin += AHEAD * parts) {
-#pragma unroll
-            for (int d = 0; d < AHEAD; d++) {
-                int at = begin + d * parts;
-                if (at >= steps) break;
-                const uint4* here[TOKEN_TILES];
-#pragma unroll
-                for (int n = 0; n < TOKEN_TILES; n++) here[n] = mine[n] + at * (COLUMNS / 8);
-                multiply_step(ring[d], scales, here, is_token, c);
-                int next = at + AHEAD * parts;
-#pragma unroll
-                for (int i = 0; i < TILES; i++) {
-                    if (next < steps) load_step(weights, start[i] + next, stride, lane, ring[d][i]);
-                }
+                if (at + AHEAD * parts < steps) load_step(streams[i], size, parts, ring[d][i]);
             }
         }
     }
