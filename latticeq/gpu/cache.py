@@ -18,6 +18,7 @@ from latticeq.errors import InputError
 from latticeq.gpu.attention import attend_many
 from latticeq.gpu.device import cupy, function
 from latticeq.gpu.kernels import rotate
+from latticeq.gpu.launch import launch_early
 from latticeq.gpu.slot import RUNS, Slot
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.basis import Bases
@@ -94,8 +95,8 @@ class CachePart(ABC):
         out : (1, H K) float32, output
         """
         kernel = function("attend", "attend_one", **self._constants)
-        arguments = (qkv, slot.fields, np.int32(layer), *self._coding(layer), *slot.scratch, out)
-        kernel((RUNS, self.kv_heads), (THREADS,), arguments)
+        arguments = (qkv, slot.fields, layer, *self._coding(layer), *slot.scratch, out)
+        launch_early(kernel, (RUNS, self.kv_heads), (THREADS,), arguments)
 
     def attend(self, layer: int, qkv: Any, slot: Slot, start: int) -> Any:
         """Do what `attend_one` does for T tokens whose positions begin at `start`.
@@ -150,7 +151,7 @@ class FloatPart(CachePart):
         return self.nbytes // self.context
 
     def _coding(self, layer: int) -> tuple[Any, Any, Any]:
-        return (np.intp(0),) * 3
+        return 0, 0, 0
 
     def attend_turned(self, layer: int, q: Any, k: Any, v: Any, start: int) -> Any:
         """Keep turned keys and values, and let turned queries attend."""

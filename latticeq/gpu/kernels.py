@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from latticeq.gpu.device import function
+from latticeq.gpu.launch import launch_early
 
 __all__ = ["add_norm", "nll_rows", "rotate", "softmax_rows", "swiglu"]
 
@@ -38,9 +39,9 @@ def add_norm(x: Any, added: Any, weight: Any, epsilon: float, out: Any) -> None:
     """
     width = x.shape[1]
     kernel = function("forward", "add_norm")
-    given = np.intp(0) if added is None else added
-    arguments = (x, given, weight, np.float64(epsilon), np.int32(width), out)
-    kernel((len(x),), (_threads(width),), arguments)
+    given = 0 if added is None else added
+    arguments = (x, given, weight, np.float64(epsilon), width, out)
+    launch_early(kernel, (len(x),), (_threads(width),), arguments)
 
 
 def rotate(x: Any, heads: int, width: int, turns: tuple[Any, Any], start: int) -> None:

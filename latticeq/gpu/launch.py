@@ -61,7 +61,7 @@ def launch_early(
         Which waits for grids before it touches what others write.
     grid, block : tuple of int
     arguments : sequence
-        Device arrays, integers (0 for a null pointer) and numpy.float32.
+        Device arrays, integers (0 for a null pointer), numpy.float32 and numpy.float64.
     shared : int
         Bytes of dynamic shared memory.
 
@@ -100,6 +100,8 @@ def _value(argument: Any) -> Any:
     """Return an argument as C has it: its low bytes come first, so an int may be shorter."""
     if isinstance(argument, np.float32):
         return ctypes.c_float(float(argument))
+    if isinstance(argument, np.float64):
+        return ctypes.c_double(float(argument))
     if isinstance(argument, int):
         return ctypes.c_longlong(argument)
     return ctypes.c_void_p(argument.data.ptr)

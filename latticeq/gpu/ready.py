@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from latticeq.gpu.device import cupy, function
+from latticeq.gpu.launch import launch_early
 from latticeq.gpu.memory import buffer
 from latticeq.gpu.tokens import Operand, padded
 from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
@@ -75,7 +76,7 @@ class Ready:
         width = 1 << bits
         warps = -(-m * width // 32) if m > 1 and width < 32 else m
         if m == 1:
-            warps = max(1, width // 512)
+            warps = max(1, width // 256)
         self._n, self._warps = rotation.n, min(MOST_WARPS, warps)
         self._constants = {
             "M": m,
@@ -101,31 +102,30 @@ class Ready:
     @cached_property
     def _codes(self) -> Any:
         codes = hadamard_codes(self._n)
-        return cupy().asarray(codes) if codes.size else np.intp(0)
+        return cupy().asarray(codes) if codes.size else 0
 
     def operand(self, before: Before) -> Operand:
         """Return T tokens as products take them, in buffers that the next call writes over."""
         tokens = len(before.x)
         halves = buffer("halves", (tokens, padded(self._n)), "float16")
         scale = buffer("token scales", (tokens,), "float32")
-        self._launch(before, tokens, np.intp(0), halves, scale)
+        self._launch(before, tokens, 0, halves, scale)
         return Operand(halves, scale)
 
     def rotated(self, before: Before) -> Any:
         """Return T rotated tokens, (T, N) float32, in such a buffer."""
         tokens = len(before.x)
         out = buffer("rotated", (tokens, self._n), "float32")
-        self._launch(before, tokens, out, np.intp(0), np.intp(0))
+        self._launch(before, tokens, out, 0, 0)
         return out
 
     def _launch(self, before: Before, tokens: int, rotated: Any, halves: Any, scale: Any) -> None:
         kernel = function("ready", "ready", SOURCE=before.source, **self._constants)
         if self._bytes > PLAIN_BYTES:  # more has to be asked for
             kernel.max_dynamic_shared_size_bytes = self._bytes
-        null = np.intp(0)
-        added = null if before.added is None else before.added
-        weight = null if before.weight is None else before.weight
+        added = 0 if before.added is None else before.added
+        weight = 0 if before.weight is None else before.weight
         stream = (before.x, added, weight, np.float64(before.epsilon))
         outputs = (rotated, halves, scale)
         arguments = (*stream, self._codes, self._scale, *outputs)
-        kernel((tokens,), (32 * self._warps,), arguments, shared_mem=self._bytes)
+        launch_early(kernel, (tokens,), (32 * self._warps,), arguments, self._bytes)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.gpu.device import cupy, function
+from latticeq.gpu.launch import launch_early
 
 __all__ = ["FloatTable", "Int8Table", "upload"]
 
@@ -63,16 +64,15 @@ class FloatTable:
         return out
 
     def _multiply_one(self, x: Any, out: Any) -> None:
-        rows, columns = np.int32(self.out_features), np.int32(self.in_features)
-        bias = np.intp(0) if self._bias is None else self._bias
+        bias = 0 if self._bias is None else self._bias
         blocks = -(-self.out_features * 32 // THREADS)
-        arguments = (self._weight, x, bias, rows, columns, out)
-        function("forward", "multiply_floats")((blocks,), (THREADS,), arguments)
+        arguments = (self._weight, x, bias, self.out_features, self.in_features, out)
+        launch_early(function("forward", "multiply_floats"), (blocks,), (THREADS,), arguments)
 
     def rows(self, ids: Any, out: Any) -> None:
         """Look up rows: ids (T,) int32 into out (T, N) float32."""
-        arguments = (ids, self._weight, np.int32(self.in_features), out)
-        function("forward", "embed_float32")((len(ids),), (THREADS,), arguments)
+        arguments = (ids, self._weight, self.in_features, out)
+        launch_early(function("forward", "embed_float32"), (len(ids),), (THREADS,), arguments)
 
 
 class Int8Table:
@@ -98,5 +98,5 @@ class Int8Table:
 
     def rows(self, ids: Any, out: Any) -> None:
         """Look up rows: ids (T,) int32 into out (T, N) float32."""
-        arguments = (ids, self._packed, self._row_scale, np.int32(self.in_features), out)
-        function("forward", "embed_int8")((len(ids),), (THREADS,), arguments)
+        arguments = (ids, self._packed, self._row_scale, self.in_features, out)
+        launch_early(function("forward", "embed_int8"), (len(ids),), (THREADS,), arguments)

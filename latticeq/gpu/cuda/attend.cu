@@ -12,6 +12,7 @@
 // was.
 
 #include "floats.cuh"
+#include "halves.cuh"
 #include "reduce.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, CHUNK = 64;
@@ -175,13 +176,14 @@ struct Chunk {
     Raw keys[PASSES], values[PASSES];
 };
 
-__device__ inline void fetch_chunk(Chunk &chunk, const Number *keys, const Number *values,
-                                   int count, const float *units) {
+// Fetch rows from `from` to before `to`.
+__device__ inline void fetch_chunk(Chunk &chunk, const Number *keys, const Number *values, int from,
+                                   int to, const float *units) {
     const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
 #pragma unroll
     for (int pass = 0; pass < PASSES; ++pass) {
         const int row = pass * ROWS + first;
-        if (row < count && lane < PARTS) {
+        if (row >= from && row < to && lane < PARTS) {
             chunk.keys[pass] = fetch(keys + (long long)row * KEY_STEP, lane, 0, units);
             chunk.values[pass] = fetch(values + (long long)row * VALUE_STEP, lane, 1, units);
         }
@@ -296,6 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, const float *turns,
            const float *scales, float *mixed, float *sums, unsigned *done, float *out) {
     __shared__ Shared shared;
+    start_next_grid();
     const Coding coding = {bases, turns, scales};
     const int g = blockIdx.y, own = (int)slot->position;
     const int chunks = own / CHUNK + 1, each = (chunks + gridDim.x - 1) / gridDim.x;
@@ -305,23 +308,27 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     const float *sine = slot->sine + (long long)own * HALF;
     const long long row = ((long long)layer * KV_HEADS + g) * slot->capacity;
     Number *keys = slot->keys + row * KEY_STEP, *values = slot->values + row * VALUE_STEP;
+    const int begin = run * each, end = min(chunks, begin + each);
+    const auto bring = [&](Chunk &chunk, int c, int from, int to) {
+        fetch_chunk(chunk, keys + (long long)c * CHUNK * KEY_STEP,
+                    values + (long long)c * CHUNK * VALUE_STEP, from,
+                    min(CHUNK, to - c * CHUNK), units_of(coding));
+    };
+    // What is older than this token does not depend on what runs before.
+    Chunk chunk;
+    bring(chunk, begin, 0, own);
+    wait_for_grids();
     if (run == runs - 1) {
         const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
         keep(shared, coding, g, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
              values + (long long)own * VALUE_STEP);
+        if (begin == chunks - 1) bring(chunk, begin, own % CHUNK, own + 1);
     }
     sums += 2LL * g * gridDim.x * SHARED;
     mixed += (long long)g * gridDim.x * SHARED * WIDTH;
-    const int begin = run * each, end = min(chunks, begin + each);
-    const auto bring = [&](Chunk &chunk, int c) {
-        fetch_chunk(chunk, keys + (long long)c * CHUNK * KEY_STEP,
-                    values + (long long)c * CHUNK * VALUE_STEP, min(CHUNK, own + 1 - c * CHUNK),
-                    units_of(coding));
-    };
     for (int first = 0; first < SHARED; first += GROUP) {
         const float *mine = qkv + (g * SHARED + first) * WIDTH;
-        Chunk chunk;
-        bring(chunk, begin);  // on its way while the queries are turned
+        if (first > 0) bring(chunk, begin, 0, own + 1);
         for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
             const int j = at / WIDTH, i = at % WIDTH;
             shared.queries[j][i] = rotated(mine + j * WIDTH, cosine, sine, i);
@@ -331,7 +338,7 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
         __syncthreads();
         turn_queries(shared, coding, g);
         for (int c = begin; c < end; ++c) {
-            if (c > begin) bring(chunk, c);
+            if (c > begin) bring(chunk, c, 0, own + 1);
             attend_chunk(shared, chunk, min(CHUNK, own + 1 - c * CHUNK));
         }
         const int place = run * SHARED + first;

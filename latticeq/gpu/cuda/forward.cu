@@ -5,12 +5,15 @@
 // cache codes are the same on both.
 
 #include "floats.cuh"
+#include "halves.cuh"
 #include "reduce.cuh"
 
 // Look up rows of an int8 table, sixteen rows interleaved: byte 4 of column c of row r lies at
 // ((r / 16 * N / 4 + c / 4) * 16 + r % 16) * 4 + c % 4, raised by 128.
 extern "C" __global__ void embed_int8(const int *tokens, const unsigned char *bytes,
                                       const float *row_scale, int columns, float *out) {
+    start_next_grid();
+    wait_for_grids();
     const int row = tokens[blockIdx.x], lane = row % 16;
     const unsigned char *group = bytes + (long long)(row / 16) * columns * 16;
     const float scale = row_scale[row];
@@ -23,6 +26,8 @@ extern "C" __global__ void embed_int8(const int *tokens, const unsigned char *by
 
 extern "C" __global__ void embed_float32(const int *tokens, const float *table, int columns,
                                          float *out) {
+    start_next_grid();
+    wait_for_grids();
     const float *row = table + (long long)tokens[blockIdx.x] * columns;
     float *mine = out + (long long)blockIdx.x * columns;
     for (int c = threadIdx.x; c < columns; c += blockDim.x) mine[c] = row[c];
@@ -31,6 +36,8 @@ extern "C" __global__ void embed_float32(const int *tokens, const float *table, 
 // Multiply one token by a matrix of floats, (rows, columns): a warp a row.
 extern "C" __global__ void multiply_floats(const float *matrix, const float *x, const float *bias,
                                            int rows, int columns, float *out) {
+    start_next_grid();
+    wait_for_grids();
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (row >= rows) return;
     const float *mine = matrix + (long long)row * columns;
@@ -44,6 +51,8 @@ extern "C" __global__ void multiply_floats(const float *matrix, const float *x, 
 extern "C" __global__ void add_norm(float *x, const float *added, const float *weight,
                                     double epsilon, int columns, float *out) {
     __shared__ double sums[32];
+    start_next_grid();
+    wait_for_grids();
     float *row = x + (long long)blockIdx.x * columns;
     const float *more = added + (long long)blockIdx.x * columns;
     float *normed = out + (long long)blockIdx.x * columns;
@@ -54,7 +63,7 @@ extern "C" __global__ void add_norm(float *x, const float *added, const float *w
         squares += (double)value * (double)value;
     }
     squares = block_sum(squares, sums);
-    const float scale = (float)(1.0 / sqrt(squares / columns + epsilon));
+    const float scale = (float)rsqrt(squares / columns + epsilon);
     for (int c = threadIdx.x; c < columns; c += blockDim.x)
         normed[c] = __fmul_rn(weight[c], __fmul_rn(row[c], scale));
 }

@@ -102,6 +102,12 @@ template <typename Codes> __device__ inline float paley(const float *sums, const
     return total;
 }
 
+// The place of a thread's number before the first pass: of a pair of neighbouring rows, or of one
+// column of what the first pass transforms.
+__device__ inline int at_of(int item, int i) {
+    return M > 1 ? (item / WIDTH * 2 + i) * WIDTH + item % WIDTH : i * (N >> FIRST) + item;
+}
+
 // The place of number i of this thread in a set of the last pass.
 __device__ inline int place(int run, int i) {
     const int lane = threadIdx.x % LANES;
@@ -119,6 +125,7 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     const long long token = blockIdx.x;
     const int thread = threadIdx.x;
     float *y = memory, *sums = memory + N;
+    start_next_grid();
 
     // Numbers of a thread: pairs of neighbouring rows, or what the first pass has.
     constexpr int HELD = M > 1 ? (N / 2 + THREADS - 1) / THREADS : 1;
@@ -134,25 +141,31 @@ ready(float *x, const float *added, const float *weight, double epsilon,
 #if SOURCE == 1
     float weights[NUMBERS];
     double squares = 0.0;
-#endif
 #pragma unroll
     for (int h = 0; h < (M > 1 ? HELD : HELD_ONE); ++h)
 #pragma unroll
         for (int i = 0; i < (M > 1 ? 2 : 1 << FIRST); ++i) {
             const int item = h * THREADS + thread, slot = M > 1 ? 2 * h + i : (h << FIRST) + i;
             const bool there = item < (M > 1 ? N / 2 : N >> FIRST);
-            const int at = M > 1 ? (item / WIDTH * 2 + i) * WIDTH + item % WIDTH
-                                 : i * (N >> FIRST) + item;
-            held[slot] = there ? read(input, at) : 0.0f;
+            weights[slot] = there ? weight[at_of(item, i)] : 0.0f;
+        }
+#endif
+    wait_for_grids();
+#pragma unroll
+    for (int h = 0; h < (M > 1 ? HELD : HELD_ONE); ++h)
+#pragma unroll
+        for (int i = 0; i < (M > 1 ? 2 : 1 << FIRST); ++i) {
+            const int item = h * THREADS + thread, slot = M > 1 ? 2 * h + i : (h << FIRST) + i;
+            const bool there = item < (M > 1 ? N / 2 : N >> FIRST);
+            held[slot] = there ? read(input, at_of(item, i)) : 0.0f;
 #if SOURCE == 1
-            weights[slot] = there ? weight[at] : 0.0f;
             squares += (double)held[slot] * (double)held[slot];
 #endif
         }
 #if SOURCE == 1
     __shared__ double squares_of[32];
     squares = block_sum(squares, squares_of);
-    const float factor = (float)(1.0 / sqrt(squares / N + epsilon));
+    const float factor = (float)rsqrt(squares * (1.0 / N) + epsilon);
 #endif
 #pragma unroll
     for (int h = 0; h < (M > 1 ? HELD : HELD_ONE); ++h) {

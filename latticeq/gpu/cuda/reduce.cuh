@@ -17,8 +17,7 @@ template <typename Number> __device__ inline Number block_sum(Number value, Numb
     value = warp_sum(value);
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
     __syncthreads();
-    Number total = 0;
-    for (int warp = 0; warp < warps; ++warp) total += scratch[warp];
+    Number total = warp_sum(threadIdx.x % 32 < warps ? scratch[threadIdx.x % 32] : Number(0));
     __syncthreads();
     return total;
 }
