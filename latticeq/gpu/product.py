@@ -33,8 +33,11 @@ class Product:
         self._all = list(linears.values())
         first = self._all[0]
         is_one = len(self._all) == 1 and isinstance(first, GpuLinear)
-        rotation = first.rotation.rotation if is_one else None
-        self._ready = Ready(rotation) if rotation is not None and Ready.fits(rotation) else None
+        self._ready: Ready | None = None
+        if is_one:
+            rotation = first.rotation.rotation
+            codec: Any = None if first.codec is None else first.codec.codec
+            self._ready = Ready(rotation, codec) if Ready.fits(rotation, codec) else None
 
     def __call__(self, before: Before, scratch: Any, out: Any) -> None:
         """Do the step before, and multiply.
@@ -50,11 +53,7 @@ class Product:
         if self._ready is None:
             self._multiply(done(before, scratch), out)
             return
-        linear = self._all[0]
-        if linear.codec is None:
-            linear.multiply(self._ready.operand(before), out)
-        else:
-            linear.multiply(linear.codec.operand(self._ready.rotated(before)), out)
+        self._all[0].multiply(self._ready.operand(before), out)
 
     def _multiply(self, x: Any, out: Any) -> None:
         if len(self._all) == 1:

@@ -18,6 +18,8 @@ from latticeq.gpu.device import cupy, function
 from latticeq.gpu.launch import launch_early
 from latticeq.gpu.memory import buffer
 from latticeq.gpu.tokens import Operand, padded
+from latticeq.gpu.weights import CELLS
+from latticeq.quantizers.rows import NestRowCodec, RowCodec
 from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
 from latticeq.transforms.rotation import Rotation
 
@@ -27,6 +29,9 @@ PLAIN, NORM, GATE = 0, 1, 2
 """SOURCE of ready.cu: what is done to a token before it is rotated."""
 
 MOST_WARPS = 32
+MOST_SCALES = 32
+"""Of a code: the threads of a warp try those of a block side by side."""
+
 LONGEST_ROW = {1: 8192}
 """The most columns of Sylvester's factor, by the order of Paley's; 512 where that is not 1."""
 
@@ -69,9 +74,11 @@ class Ready:
     ----------
     rotation : Rotation
         One that `fits`.
+    codec : NestRowCodec, optional
+        Of rotated tokens, as in `latticeq.gpu.rows.GpuRowCodec`.
     """
 
-    def __init__(self, rotation: Rotation) -> None:
+    def __init__(self, rotation: Rotation, codec: NestRowCodec | None = None) -> None:
         m, bits = hadamard_factors(rotation.n) or (1, 0)
         width = 1 << bits
         warps = -(-m * width // 32) if m > 1 and width < 32 else m
@@ -83,17 +90,31 @@ class Ready:
             "WIDTH": width,
             "PADDED": padded(rotation.n),
             "WARPS": self._warps,
+            "CODED": int(codec is not None),
         }
+        self._scales: Any = 0
+        if codec is not None:
+            code = codec.code
+            betas = np.asarray(code.betas, np.float32)
+            self._scales = cupy().asarray(np.stack([betas, 1 / betas]))
+            self._constants |= {
+                "CELL": CELLS[code.cell],
+                "Q": code.q,
+                "SCALES": len(betas),
+                "FIRST_FIT": int(code.selection == "first"),
+            }
         self._bytes = 4 * rotation.n * (2 if m > 1 else 1)
         self._scale = np.float32(1.0 / np.sqrt(rotation.n))
 
     @staticmethod
-    def fits(rotation: Rotation) -> bool:
-        """Tell whether there is a kernel for a rotation, on the current device."""
+    def fits(rotation: Rotation, codec: RowCodec | None = None) -> bool:
+        """Tell whether there is a kernel for a rotation and a code, on the current device."""
         m, bits = hadamard_factors(rotation.n) or (1, 0)
         room = int(cupy().cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC_BYTES
+        is_coded = isinstance(codec, NestRowCodec) and len(codec.code.betas) <= MOST_SCALES
         return (
             rotation.is_plain
+            and (codec is None or is_coded)
             and rotation.n % 32 == 0
             and 1 << bits <= LONGEST_ROW.get(m, 512)
             and 4 * rotation.n * (2 if m > 1 else 1) <= room
@@ -109,23 +130,15 @@ class Ready:
         tokens = len(before.x)
         halves = buffer("halves", (tokens, padded(self._n)), "float16")
         scale = buffer("token scales", (tokens,), "float32")
-        self._launch(before, tokens, 0, halves, scale)
+        self._launch(before, tokens, halves, scale)
         return Operand(halves, scale)
 
-    def rotated(self, before: Before) -> Any:
-        """Return T rotated tokens, (T, N) float32, in such a buffer."""
-        tokens = len(before.x)
-        out = buffer("rotated", (tokens, self._n), "float32")
-        self._launch(before, tokens, out, 0, 0)
-        return out
-
-    def _launch(self, before: Before, tokens: int, rotated: Any, halves: Any, scale: Any) -> None:
+    def _launch(self, before: Before, tokens: int, halves: Any, scale: Any) -> None:
         kernel = function("ready", "ready", SOURCE=before.source, **self._constants)
         if self._bytes > PLAIN_BYTES:  # more has to be asked for
             kernel.max_dynamic_shared_size_bytes = self._bytes
         added = 0 if before.added is None else before.added
         weight = 0 if before.weight is None else before.weight
         stream = (before.x, added, weight, np.float64(before.epsilon))
-        outputs = (rotated, halves, scale)
-        arguments = (*stream, self._codes, self._scale, *outputs)
+        arguments = (*stream, self._codes, self._scale, self._scales, halves, scale)
         launch_early(kernel, (tokens,), (32 * self._warps,), arguments, self._bytes)

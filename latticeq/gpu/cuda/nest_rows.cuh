@@ -6,9 +6,7 @@
 // fits is taken) and _ROW (bytes of a row).
 
 #define CELL VORONOI
-#include "floats.cuh"
-#include "halves.cuh"
-#include "lattice.cuh"
+#include "scales.cuh"
 
 constexpr int BLOCKS = WIDTH / 8;
 constexpr int TEAM = 128;  // threads that code one row; two teams code a key and a value
@@ -39,23 +37,6 @@ __device__ inline void decode_word(unsigned word, int q, int (&points)[8]) {
     int digits[8];
     EACH digits[i] = word >> (4 * i) & 15;
     points_of(digits, q, points);
-}
-
-// Code a block at one of the scales. Return what it costs, infinity if nothing was found: the scale
-// with the least cost, the first of equals, is the one to take, as `closest_codeword` does.
-__device__ inline float code_at_scale(const float (&x)[8], float beta, float inverse, int q,
-                                      bool is_last, bool first_fit, unsigned *word) {
-    float y[8], point[8], error[8];
-    int digits[8];
-    EACH y[i] = times(x[i], inverse);
-    const int moves = is_last || (q <= FEW && !first_fit) ? ENDLESS : first_fit ? 0 : MOVES;
-    if (nearest(y, q, moves, point)) return infinity();
-    digits_of(point, q, digits);
-    *word = 0;
-    EACH *word |= (unsigned)digits[i] << (4 * i);
-    if (first_fit) return is_last ? 0.5f : 0.0f;
-    EACH error[i] = minus(x[i], times(point[i], beta));
-    return squares(error);
 }
 
 // Read the word and the scale of one block of a row; `units` is half of each scale.
@@ -111,27 +92,19 @@ __device__ inline void code_rows(RowScratch &scratch, const float *key_turn,
     const int tasks = (BLOCKS * lanes + 31) / 32 * 32;
     for (int task = rank; task < tasks; task += TEAM) {
         const int b = min(task / lanes, BLOCKS - 1), p = task % lanes;
-        float x[8], cost = infinity();
-        unsigned word = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-            x[i] = norm > 0.0f ? __fmul_rn(turned[8 * b + i], inverse) : 0.0f;
+        float x[8], point[8], cost = infinity();
+        EACH x[i] = norm > 0.0f ? times(turned[8 * b + i], inverse) : 0.0f;
         if (p < code.scales)
-            cost = code_at_scale(x, betas[p], inverses[p], code.q, p + 1 == code.scales,
-                                 code.first_fit, &word);
-        if (!(cost < infinity())) cost = infinity(), word = 0;
-        int best = cost < infinity() ? p : 0;
-        for (int step = lanes / 2; step > 0; step /= 2) {
-            const float other = __shfl_xor_sync(~0u, cost, step);
-            const int theirs = __shfl_xor_sync(~0u, best, step);
-            const unsigned digits = __shfl_xor_sync(~0u, word, step);
-            if (other < cost || (other == cost && theirs < best))
-                cost = other, best = theirs, word = digits;
-        }
-        if (p == 0 && task / lanes < BLOCKS) {
-            ((unsigned *)row)[b] = word;
-            scratch.which[kind][b] = best;
-        }
+            cost = cost_at_scale(x, betas[p], inverses[p], code.q, p + 1 == code.scales,
+                                 code.first_fit, point);
+        const int best = cheapest(cost, p, lanes);
+        if (p != best || task / lanes >= BLOCKS) continue;
+        int digits[8];
+        unsigned word = 0;
+        if (cost < infinity()) digits_of(point, code.q, digits);
+        if (cost < infinity()) EACH word |= (unsigned)digits[i] << (4 * i);
+        ((unsigned *)row)[b] = word;
+        scratch.which[kind][b] = best;
     }
     __syncthreads();
     const int index_bytes = (BLOCKS * code.index_bits + 7) / 8;

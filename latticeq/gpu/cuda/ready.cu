@@ -3,7 +3,8 @@
 //
 // Compiled with SOURCE (0: a token as it is, 1: the residual stream, added to and normalised, 2:
 // silu(gate) * up), M and WIDTH (the orders of Paley's and of Sylvester's factor: n = M WIDTH),
-// PADDED (columns of a row of float16), WARPS. The order of additions is that of `prepare.cu`.
+// PADDED (columns of a row of float16), WARPS, and CODED: whether tokens are coded, as rows.cu does,
+// by CELL, Q, SCALES, FIRST_FIT. The order of additions is that of `prepare.cu`.
 //
 // A row of WIDTH numbers belongs to one warp, whose lanes are the lowest five bits of the column;
 // the bits above are numbers of one thread, up to four bits at a time. Where WIDTH is below 32 a
@@ -12,6 +13,9 @@
 #include "floats.cuh"
 #include "halves.cuh"
 #include "reduce.cuh"
+#if CODED
+#include "scales.cuh"
+#endif
 
 constexpr int N = M * WIDTH, THREADS = 32 * WARPS, GROUPS = M / 4;
 constexpr float LARGEST = 256.0f;
@@ -115,12 +119,43 @@ __device__ inline int place(int run, int i) {
     return row + i * LANES + lane;
 }
 
+#if CODED
+constexpr int CHOICES = 1 << bits_of(SCALES);  // neighbouring threads that share a block
+
+// Code a rotated token: the points of its blocks times their scales over the largest, in float16.
+// `scales` is (2, SCALES): betas and 1 / betas.
+__device__ inline void code_token(const float *y, const float *scales, unsigned short *halves,
+                                  float *token_scale) {
+    __shared__ double energies[32];
+    double energy = 0.0;
+    for (int i = threadIdx.x; i < N; i += THREADS) energy += (double)y[i] * (double)y[i];
+    const float root = (float)sqrt(block_sum(energy, energies) / N);
+    const float norm = from_half(root < 65520.0f ? to_half(root) : 0x7E00);
+    const float inverse = norm > 0.0f ? __fdiv_rn(1.0f, norm) : 0.0f;
+    const float largest = scales[SCALES - 1];
+    if (threadIdx.x == 0) *token_scale = norm * largest;
+    constexpr int TASKS = N / 8 * CHOICES, ROUNDED = (TASKS + 31) / 32 * 32;
+    for (int task = threadIdx.x; task < ROUNDED; task += THREADS) {
+        const int b = min(task, TASKS - 1) / CHOICES, p = task % CHOICES;
+        float x[8], point[8], cost = infinity();
+        EACH x[i] = norm > 0.0f ? times(y[8 * b + i], inverse) : 0.0f;
+        if (p < SCALES)
+            cost = cost_at_scale(x, scales[p], scales[SCALES + p], Q, p + 1 == SCALES, FIRST_FIT,
+                                 point);
+        if (cheapest(cost, p, CHOICES) != p || task >= TASKS) continue;
+        const float scale = cost < infinity() ? scales[p] / largest : 0.0f;
+        EACH halves[8 * b + i] = cost < infinity() ? to_half(point[i] * scale) : 0;
+    }
+    for (int i = N + threadIdx.x; i < PADDED; i += THREADS) halves[i] = 0;
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS)
 ready(float *x, const float *added, const float *weight, double epsilon,
-      const unsigned char *codes, float scale, float *rotated, unsigned *halves,
+      const unsigned char *codes, float scale, const float *scales, unsigned *halves,
       float *token_scale) {
     extern __shared__ float memory[];
-    __shared__ unsigned most_of[32];
+    [[maybe_unused]] __shared__ unsigned most_of[32];
     const Input input = {x, added, weight, epsilon};
     const long long token = blockIdx.x;
     const int thread = threadIdx.x;
@@ -193,7 +228,7 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     }
     __syncthreads();
 
-    unsigned most = 0;  // magnitudes are in the order of their bits, NaN the largest
+    [[maybe_unused]] unsigned most = 0;  // magnitudes are in the order of their bits, NaN the largest
     for (int run = thread / LANES; run < (RUNS + ROWS - 1) / ROWS * ROWS; run += THREADS / LANES) {
         float v[COUNT];
         const bool there = run < RUNS;
@@ -218,6 +253,10 @@ ready(float *x, const float *added, const float *weight, double epsilon,
             }
         }
     }
+#if CODED
+    __syncthreads();
+    code_token(y, scales, (unsigned short *)halves + token * PADDED, token_scale + token);
+#else
     most = __reduce_max_sync(~0u, most);
     if (thread % 32 == 0) most_of[thread / 32] = most;
     __syncthreads();
@@ -227,13 +266,11 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     const float size = __uint_as_float(most);
     const bool is_finite = size < infinity();
     const float inverse = is_finite && size > 1e-30f ? LARGEST / size : 0.0f;
-    if (rotated)
-        for (int i = thread; i < N; i += THREADS) rotated[token * N + i] = y[i];
-    if (!halves) return;
     if (thread == 0) token_scale[token] = is_finite ? size / LARGEST : not_a_number();
     for (int i = thread; i < PADDED / 2; i += THREADS) {
         const float a = 2 * i < N ? y[2 * i] : 0.0f, b = 2 * i + 1 < N ? y[2 * i + 1] : 0.0f;
         // What is not finite times zero is not zero.
         halves[token * (PADDED / 2) + i] = inverse > 0 ? to_halves(a * inverse, b * inverse) : 0u;
     }
+#endif
 }
