@@ -68,24 +68,26 @@ def load_model(args: argparse.Namespace, context: int | None = None) -> tuple[Ll
     -------
     model : Llama
     runtime : str
-        How packed matrices run: as `chosen_runtime` says, and "packed" on a GPU.
+        How packed matrices run: as `chosen_runtime` says, and "packed" on a GPU, if not asked for
+        otherwise.
 
     Raises
     ------
     InputError
-        If a runtime of the CPU is asked for on a GPU.
+        If a runtime is asked for that is the CPU's alone.
     MissingDependencyError
         If there is no GPU, or CuPy is missing.
     """
     if args.device:
         from latticeq.gpu.loader import load_gpu
 
-        if args.runtime not in {"auto", "packed"}:
+        if args.runtime == "int8":
             raise InputError(
-                f"--runtime {args.runtime} is for the CPU; on a GPU packed weights run as they are "
-                "stored: leave out --runtime or --device"
+                "--runtime int8 is for the CPU; on a GPU packed weights run as they are stored, or "
+                "with --runtime float32 decoded: leave out --runtime or --device"
             )
-        return load_gpu(args.folder, context, devices=args.device), "packed"
+        runtime = "packed" if args.runtime == "auto" else args.runtime
+        return load_gpu(args.folder, context, devices=args.device, runtime=runtime), runtime
     from latticeq.model.loader import load
 
     runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))

@@ -35,7 +35,7 @@ from latticeq.storage.formats.int8 import PackedInt8
 from latticeq.storage.formats.nest import PackedNest
 from latticeq.storage.formats.pvq import PackedPVQ
 
-__all__ = ["GpuLinear", "make_gpu_linear"]
+__all__ = ["GpuLinear", "make_gpu_linear", "tiled_rows"]
 
 TILE_ENTRIES = 2**24
 """Of a matrix that is decoded while it is uploaded: so many at a time."""
@@ -178,12 +178,12 @@ def make_gpu_linear(
             return GpuLinear(packed, lay_int8(packed), bias, codec, "int8")
         if isinstance(packed, PackedNest) and packed.q <= WORD_Q:
             return GpuLinear(packed, lay_nest(packed), bias, codec, "nestquant")
-        parts = _pvq_rows(packed) if isinstance(packed, PackedPVQ) else _tiled_rows(packed)
+        parts = _pvq_rows(packed) if isinstance(packed, PackedPVQ) else tiled_rows(packed)
         dtype = f"{packed.format} as float16"
         return GpuLinear(packed, lay_floats(packed.shape, parts), bias, codec, dtype)
 
 
-def _tiled_rows(packed: Packed) -> Iterator[tuple[int, Any]]:
+def tiled_rows(packed: Packed) -> Iterator[tuple[int, Any]]:
     """Yield rows as the CPU decodes them."""
     for group, tile in make_tiled_linear(packed).float_tiles():
         yield ROWS * group, tile.T

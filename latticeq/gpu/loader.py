@@ -18,7 +18,8 @@ from latticeq.errors import InputError
 from latticeq.errors import context as error_context
 from latticeq.gpu.cache import check_cache
 from latticeq.gpu.device import check_device, cupy
-from latticeq.gpu.linear import make_gpu_linear
+from latticeq.gpu.exact import ExactLinear
+from latticeq.gpu.linear import GpuLinear, make_gpu_linear
 from latticeq.gpu.model import GpuLlama
 from latticeq.gpu.product import Product, stacked, stacked_bias
 from latticeq.gpu.stage import GpuBlock, Stage
@@ -31,11 +32,17 @@ __all__ = ["load_gpu", "split_layers"]
 _SHARED = (BLOCK_LINEARS[:3], BLOCK_LINEARS[3:4], BLOCK_LINEARS[4:6], BLOCK_LINEARS[6:])
 """Linears by what they share, in the order in which a token meets them."""
 
+RUNTIMES = ("packed", "float32")
+
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
 
 def load_gpu(
-    folder: str | Path, context: int | None = None, *, devices: Sequence[int] = (0,)
+    folder: str | Path,
+    context: int | None = None,
+    *,
+    devices: Sequence[int] = (0,),
+    runtime: str = "packed",
 ) -> GpuLlama:
     """Load a model folder onto devices.
 
@@ -46,6 +53,9 @@ def load_gpu(
         As in `latticeq.model.loader.load`.
     devices : sequence of int
         Layers are split over these, in order; a device may be named twice.
+    runtime : "packed" or "float32"
+        How packed matrices are multiplied: as `latticeq.gpu.linear` does, or decoded to float32
+        when they are loaded (`latticeq.gpu.exact`).
 
     Raises
     ------
@@ -55,6 +65,10 @@ def load_gpu(
         If CuPy or a GPU is missing.
     """
     cp = cupy()
+    if runtime not in RUNTIMES:
+        raise InputError(
+            f"runtime is {runtime!r}; on a GPU it must be {' or '.join(map(repr, RUNTIMES))}"
+        )
     for device in devices:
         check_device(device)
     config = load_config(folder)
@@ -69,7 +83,7 @@ def load_gpu(
     for number, (device, layers) in enumerate(zip(devices, ranges, strict=True)):
         ends = number == 0, number == len(devices) - 1
         try:
-            stages.append(_stage(weights, device, streams[device], layers, ends))
+            stages.append(_stage(weights, runtime, device, streams[device], layers, ends))
         except cp.cuda.memory.OutOfMemoryError as error:
             raise InputError(
                 f"{folder}: device {device} has no memory for layers {layers[0]} to {layers[-1]} "
@@ -114,42 +128,49 @@ def split_layers(count: int, parts: int) -> list[range]:
 
 
 def _stage(
-    weights: Weights, device: int, stream: Any, layers: range, ends: tuple[bool, bool]
+    weights: Weights,
+    runtime: str,
+    device: int,
+    stream: Any,
+    layers: range,
+    ends: tuple[bool, bool],
 ) -> Stage:
     """Bring one device's part of a model there; `ends`: whether it is the first, and the last."""
     cp, is_first, is_last = cupy(), *ends
     with cp.cuda.Device(device), stream:
         embedding = head = norm = None
         if is_first:
-            embedding = _table(weights, _EMBEDDING)
+            embedding = _table(weights, _EMBEDDING, runtime)
         if is_last:
             norm = upload(weights.float32("model.norm.weight"))
             tied = weights.config.tie_word_embeddings
             if tied and is_first:
                 head = embedding
             else:
-                head = _table(weights, _EMBEDDING) if tied else _linear(weights, [_HEAD])
-        blocks = [_block(weights, index) for index in layers]
+                head = _table(weights, _EMBEDDING if tied else _HEAD, runtime)
+        blocks = [_block(weights, index, runtime) for index in layers]
         stream.synchronize()
     return Stage(weights.config, device, stream, blocks, embedding=embedding, norm=norm, head=head)
 
 
-def _block(weights: Weights, index: int) -> GpuBlock:
+def _block(weights: Weights, index: int, runtime: str) -> GpuBlock:
     prefix = f"model.layers.{index}"
     products = []
     for names in _SHARED:
         full = [f"{prefix}.{name}" for name in names]
         is_packed = all(f"{name}.weight" in weights.entries for name in full)
         if is_packed and stacked([weights.packed(f"{name}.weight") for name in full]) is not None:
-            products.append(Product({"+".join(names): _linear(weights, full)}))
+            products.append(Product({"+".join(names): _linear(weights, full, runtime)}))
         else:
             pairs = zip(names, full, strict=True)
-            products.append(Product({name: _linear(weights, [path]) for name, path in pairs}))
+            products.append(
+                Product({name: _linear(weights, [path], runtime) for name, path in pairs})
+            )
     norms = [upload(weights.float32(f"{prefix}.{name}.weight")) for name in BLOCK_NORMS]
     return GpuBlock(products, norms)
 
 
-def _linear(weights: Weights, names: Sequence[str]) -> Any:
+def _linear(weights: Weights, names: Sequence[str], runtime: str) -> Any:
     """Return the linear of one matrix, or of several that `stacked` has joined."""
     biases = [
         weights.float32(f"{name}.bias") if f"{name}.bias" in weights else None for name in names
@@ -160,17 +181,19 @@ def _linear(weights: Weights, names: Sequence[str]) -> Any:
     bias = stacked_bias(biases, [matrix.shape[0] for matrix in matrices])
     packed, coding = stacked(matrices), weights.coding.inputs
     assert packed is not None
-    device = int(cupy().cuda.runtime.getDevice())
-    if coding is None or not names[0].startswith("model.layers."):
-        return make_gpu_linear(packed, bias, device)
+    is_coded = coding is not None and names[0].startswith("model.layers.")
     with error_context(f"{weights.folder.folder}: the coding of activations"):
-        return make_gpu_linear(packed, bias, device, coding.codec(packed.shape[1]))
+        codec = coding.codec(packed.shape[1]) if coding is not None and is_coded else None
+        if runtime == "float32":
+            return ExactLinear(packed, bias, codec)
+        return make_gpu_linear(packed, bias, int(cupy().cuda.runtime.getDevice()), codec)
 
 
-def _table(weights: Weights, name: str) -> Any:
-    """Return the token embeddings."""
-    if f"{name}.weight" not in weights.entries:
-        return FloatTable(weights.matrix_float32(f"{name}.weight"))
+def _table(weights: Weights, name: str, runtime: str) -> Any:
+    """Return the token embeddings, or the head."""
+    linear = _linear(weights, [name], runtime)
+    if not isinstance(linear, GpuLinear) or name == _HEAD:
+        return linear
     packed = weights.packed(f"{name}.weight")
     rows = upload(packed.arrays["int8"]), upload(packed.arrays["row_scale"].astype(np.float32))
-    return Int8Table(make_gpu_linear(packed, None, int(cupy().cuda.runtime.getDevice())), *rows)
+    return Int8Table(linear, *rows)

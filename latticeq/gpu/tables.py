@@ -37,18 +37,18 @@ class FloatTable:
     Parameters
     ----------
     weight : (M, N) float32
-        On the host.
+        On the host, or on the device already.
     bias : (M,) float32, optional
     """
 
     dtype = "float32"
 
     def __init__(
-        self, weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None
+        self, weight: NDArray[np.float32] | Any, bias: NDArray[np.float32] | None = None
     ) -> None:
         self.out_features, self.in_features = weight.shape
         self.nbytes = weight.nbytes
-        self._weight = upload(weight)
+        self._weight = upload(weight) if isinstance(weight, np.ndarray) else weight
         self._bias = None if bias is None else upload(bias)
 
     def __call__(self, x: Any, out: Any = None) -> Any:
