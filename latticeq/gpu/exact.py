@@ -1,8 +1,8 @@
 """Runtime "float32" on a device: weights decoded exactly, and nothing rounded on the way.
 
 The matrices lie decoded in device memory, four bytes a weight, and are multiplied in float32: what
-the packed bytes say, as the CPU's runtime of that name does it. For measurements: where inputs, keys
-or values are coded, rounding an operand to float16 tips numbers that lie between two codewords.
+the packed bytes say, as the CPU's runtime of that name does it. For measurements: where inputs,
+keys or values are coded, rounding an operand to float16 tips numbers that lie between codewords.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from latticeq.gpu.device import cupy, function
 from latticeq.gpu.linear import tiled_rows
+from latticeq.gpu.memory import buffer
 from latticeq.gpu.rows import GpuRowCodec
 from latticeq.gpu.tables import FloatTable, upload
 from latticeq.gpu.tokens import GpuRotation
@@ -56,7 +57,9 @@ class ExactLinear(FloatTable):
         if self._rotation.rotation.kind != "none":
             x = self._rotation.rotate(x)
         if self._codec is not None:
-            x = self._codec.decode(self._codec.encode(x))
+            coded = buffer("coded rows", (len(x), self._codec.codec.row_nbytes), "uint8")
+            codes = self._codec.encode(x, coded)
+            x = self._codec.decode(codes, buffer("decoded rows", x.shape, "float32"))
         return super().__call__(x, out)
 
 
