@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "device_count",
     "function",
+    "hopper_function",
     "missing",
 ]
 
@@ -199,7 +200,7 @@ def copy_bandwidth(index: int = 0, size: int = 2**30) -> float:
     return 2e3 * int(source.nbytes) / times[len(times) // 2]
 
 
-def function(name: str, kernel: str, **constants: int) -> Any:
+def function(name: str, kernel: str, **constants: int | str) -> Any:
     """Return a kernel of a CUDA file, compiled for the current device.
 
     Parameters
@@ -208,7 +209,7 @@ def function(name: str, kernel: str, **constants: int) -> Any:
         A file of ``latticeq/gpu/cuda``, without ``.cu``.
     kernel : str
         An ``extern "C"`` function in it.
-    **constants : int
+    **constants : int or str
         Macros to compile it with: each set of them is a program of its own.
 
     Returns
@@ -226,17 +227,61 @@ def function(name: str, kernel: str, **constants: int) -> Any:
 
 
 @cache
-def _function(name: str, kernel: str, constants: tuple[tuple[str, int], ...], device: int) -> Any:
+def _function(
+    name: str, kernel: str, constants: tuple[tuple[str, int | str], ...], device: int
+) -> Any:
     return _module(name, constants, device).get_function(kernel)
 
 
 @cache
-def _module(name: str, constants: tuple[tuple[str, int], ...], device: int) -> Any:
+def _module(name: str, constants: tuple[tuple[str, int | str], ...], device: int) -> Any:
     # A module belongs to the device that it was loaded on, so there is one for each.
     return cupy().RawModule(code=cuda_source(name, dict(constants)), options=("-std=c++17",))
 
 
-def cuda_source(name: str, constants: Mapping[str, int]) -> str:
+@dataclass(frozen=True)
+class HopperKernel:
+    """A kernel that CuPy's own compiler options cannot name: as much of a RawKernel as is used.
+
+    Attributes
+    ----------
+    name : str
+    kernel : cupy.cuda.Function
+    """
+
+    name: str
+    kernel: Any
+
+
+def hopper_function(name: str, kernel: str, **constants: int | str) -> HopperKernel:
+    """Return a kernel compiled for compute capability 9.0 and no other (``sm_90a``).
+
+    Its tensor cores have instructions that later devices have not. Parameters and errors are those
+    of `function`; the program is compiled once a process, in a second or two.
+    """
+    device = int(cupy().cuda.runtime.getDevice())
+    constant = tuple(sorted(constants.items()))
+    return HopperKernel(kernel, _hopper_module(name, constant, device).get_function(kernel))
+
+
+@cache
+def _hopper_module(name: str, constants: tuple[tuple[str, int | str], ...], device: int) -> Any:
+    from cupy.cuda import function as loader
+    from cupy.cuda import nvrtc
+
+    text = cuda_source(name, dict(constants))
+    program = nvrtc.createProgram(text, f"{name}.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, ("-arch=sm_90a", "-std=c++17"))
+        binary = nvrtc.getCUBIN(program)
+    finally:
+        nvrtc.destroyProgram(program)
+    module = loader.Module()
+    module.load(binary)
+    return module
+
+
+def cuda_source(name: str, constants: Mapping[str, int | str]) -> str:
     """Return the text of a CUDA file as it is compiled: constants first, headers written in.
 
     Headers of this package are put in their places, each once, so that a program is one string and

@@ -20,7 +20,10 @@ import numpy as np
 from latticeq.errors import LatticeqError
 from latticeq.gpu.device import cupy
 
-__all__ = ["launch_early"]
+__all__ = ["allow_shared", "is_hopper", "launch_early"]
+
+MAX_SHARED = 8
+"""CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
 
 SERIALIZATION = 6
 """CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION."""
@@ -94,6 +97,27 @@ def launch_early(
         raise LatticeqError(
             f"CUDA could not launch {kernel.name} with grid {grid} and block {block}: error {code}"
         )
+
+
+def is_hopper() -> bool:
+    """Tell whether the current device is of compute capability 9.0 and its driver can be called."""
+    module = cupy()
+    device = int(module.cuda.runtime.getDevice())
+    return _driver(device) is not None and module.cuda.Device(device).compute_capability == "90"
+
+
+def allow_shared(kernel: Any, size: int) -> None:
+    """Let a kernel ask for so many bytes of dynamic shared memory.
+
+    Raises
+    ------
+    LatticeqError
+        If the driver refuses.
+    """
+    driver = _driver(int(cupy().cuda.runtime.getDevice()))
+    place = ctypes.c_void_p(kernel.kernel.ptr)
+    if driver is None or driver.cuFuncSetAttribute(place, MAX_SHARED, size) != 0:
+        raise LatticeqError(f"CUDA does not let {kernel.name} have {size} bytes of shared memory")
 
 
 def _value(argument: Any) -> Any:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError
 from latticeq.gpu.device import check_device, cupy, function
+from latticeq.gpu.many import multiply_many, takes_wide
 from latticeq.gpu.rows import GpuRowCodec
 from latticeq.gpu.small import MOST_TOKENS, multiply_few
 from latticeq.gpu.tokens import GpuRotation, Operand, check_tokens
@@ -125,9 +126,10 @@ class GpuLinear:
 
     def operand(self, x: Any) -> Operand:
         """Return tokens (T, N) as `multiply` takes them, in buffers that the next call reuses."""
+        is_wide = len(x) > MOST_TOKENS and takes_wide()
         if self.codec is None:
-            return self.rotation.operand(x)
-        return self.codec.operand(self.rotation.rotate(x))
+            return self.rotation.operand(x, is_wide)
+        return self.codec.operand(self.rotation.rotate(x), is_wide)
 
     def multiply(self, operand: Operand, out: Any = None) -> Any:
         """Multiply tokens that are ready: -> (T, M) float32, a new array or `out`."""
@@ -139,10 +141,10 @@ class GpuLinear:
                 f"out is {out.dtype} of shape {out.shape}; it must be float32 of shape "
                 f"({tokens}, {self.out_features})"
             )
-        for first in range(0, tokens, MOST_TOKENS):
-            part = slice(first, first + MOST_TOKENS)
-            some = Operand(operand.halves[part], operand.scale[part])
-            multiply_few(self.weights, some, self.bias, out[part])
+        if tokens > MOST_TOKENS:
+            multiply_many(self.weights, operand, self.bias, out)
+        elif tokens > 0:
+            multiply_few(self.weights, operand, self.bias, out)
         return out
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from latticeq.gpu.device import cupy, function
 from latticeq.gpu.launch import launch_early
+from latticeq.gpu.many import takes_wide
 from latticeq.gpu.memory import buffer
+from latticeq.gpu.small import MOST_TOKENS
 from latticeq.gpu.tokens import Operand, padded
 from latticeq.gpu.weights import CELLS
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
@@ -130,15 +132,17 @@ class Ready:
         tokens = len(before.x)
         halves = buffer("halves", (tokens, padded(self._n)), "float16")
         scale = buffer("token scales", (tokens,), "float32")
-        self._launch(before, tokens, halves, scale)
-        return Operand(halves, scale)
+        is_wide = tokens > MOST_TOKENS and takes_wide()
+        self._launch(before, tokens, is_wide, halves, scale)
+        return Operand(halves, scale, is_wide)
 
-    def _launch(self, before: Before, tokens: int, halves: Any, scale: Any) -> None:
+    def _launch(self, before: Before, tokens: int, is_wide: bool, halves: Any, scale: Any) -> None:
         kernel = function("ready", "ready", SOURCE=before.source, **self._constants)
         if self._bytes > PLAIN_BYTES:  # more has to be asked for
             kernel.max_dynamic_shared_size_bytes = self._bytes
         added = 0 if before.added is None else before.added
         weight = 0 if before.weight is None else before.weight
         stream = (before.x, added, weight, np.float64(before.epsilon))
-        arguments = (*stream, self._codes, self._scale, self._scales, halves, scale)
+        fixed = (self._codes, self._scale, self._scales)
+        arguments = (*stream, *fixed, int(is_wide), halves, scale)
         launch_early(kernel, (tokens,), (32 * self._warps,), arguments, self._bytes)

@@ -72,7 +72,7 @@ class GpuRowCodec:
         self._encode(x, n, out, 0, 0)
         return out
 
-    def operand(self, x: Any) -> Operand:
+    def operand(self, x: Any, is_wide: bool = False) -> Operand:
         """Return what rows (R, n) float32 are once they were coded, ready for products.
 
         The float16 of a token are its points times scales, over the largest scale, rounded: off by
@@ -81,8 +81,8 @@ class GpuRowCodec:
         width = padded(self.codec.n)
         halves = buffer("halves", (len(x), width), "float16")
         scale = buffer("token scales", (len(x),), "float32")
-        self._encode(x, width, 0, halves, scale)
-        return Operand(halves, scale)
+        self._encode(x, width, 0, halves, scale, is_wide)
+        return Operand(halves, scale, is_wide)
 
     def decode(self, coded: Any, out: Any = None) -> Any:
         """Return what bytes stand for: (R, row_nbytes) uint8 -> (R, n), a new array or `out`.
@@ -103,7 +103,9 @@ class GpuRowCodec:
         )
         return out
 
-    def _encode(self, x: Any, width: int, coded: Any, halves: Any, scale: Any) -> None:
+    def _encode(
+        self, x: Any, width: int, coded: Any, halves: Any, scale: Any, is_wide: bool = False
+    ) -> None:
         n = self.codec.n
         if x.ndim != 2 or x.shape[1] != n or x.dtype.name != "float32":
             raise InputError(f"rows are {x.dtype} {x.shape}; this codec takes float32 (R, {n})")
@@ -112,5 +114,5 @@ class GpuRowCodec:
         self._kernels["encode_rows"](
             (len(x), -(-width // (8 * BLOCKS))),
             (BLOCKS,),
-            (x, n, *self._arguments, coded, width, halves, scale),
+            (x, n, *self._arguments, coded, width, int(is_wide), halves, scale),
         )

@@ -63,6 +63,9 @@ class Plan:
 def plan(tiles: int, steps: int, tokens: int, multiprocessors: int) -> Plan:
     """Return how a product of `tiles` x 16 rows and `steps` x 128 columns by tokens is cut."""
     token_tiles = next(count for count in (1, 2, 4, 8) if tokens <= 8 * count)
+    many_rows = token_tiles < 4 and tiles >= 3 * multiprocessors
+    if many_rows and steps >= 8:
+        return Plan(token_tiles, warps=4, ahead=3, blocks=4)
     warps = 8
     while warps > 1 and warps > steps:
         warps //= 2

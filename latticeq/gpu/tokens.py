@@ -18,6 +18,7 @@ from latticeq.gpu.device import cupy, function
 from latticeq.gpu.launch import launch_early
 from latticeq.gpu.memory import buffer
 from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
+from latticeq.transforms.paley import paley_matrix
 from latticeq.transforms.rotation import Rotation, random_signs
 
 __all__ = ["STEP", "GpuRotation", "Operand", "check_tokens", "padded"]
@@ -25,7 +26,11 @@ __all__ = ["STEP", "GpuRotation", "Operand", "check_tokens", "padded"]
 STEP = 128
 """Columns are padded with zeros to a multiple of it."""
 
-THREADS = (32, 32)
+THREADS, THREADS_OF_FACTORS = 1024, 512
+"""Of a block: fewer where Paley's factor takes many registers."""
+
+LARGEST_UNROLLED = 64
+"""The largest order of Paley's factor that is written out, instruction by instruction."""
 
 STATIC_BYTES = 1024
 """Shared memory that the kernel takes beside what it asks for."""
@@ -45,10 +50,13 @@ class Operand:
     halves : (T, padded(N)) float16 on the device
     scale : (T,) float32 on the device
         A token is its scale times its halves. NaN for a token that holds NaN or infinity.
+    is_wide : bool
+        Whether columns are in the order of ``cuda/wide.cu``.
     """
 
     halves: Any
     scale: Any
+    is_wide: bool = False
 
     @property
     def tokens(self) -> int:
@@ -91,14 +99,24 @@ class GpuRotation:
         self._scale = np.float32(1.0 / np.sqrt(size))
 
     @cached_property
-    def _arrays(self) -> tuple[Any, Any]:
-        """Signs and Paley's factor; 0, a null pointer, where there is none."""
-        module, rotation = cupy(), self.rotation
-        signs = (
-            0 if rotation.seed is None else module.asarray(random_signs(rotation.n, rotation.seed))
-        )
-        codes = module.asarray(hadamard_codes(rotation.block_size)) if self._m > 1 else 0
-        return signs, codes
+    def _signs(self) -> Any:
+        """Random signs; 0, a null pointer, where there are none."""
+        seed = self.rotation.seed
+        return 0 if seed is None else cupy().asarray(random_signs(self.rotation.n, seed))
+
+    @cached_property
+    def _codes(self) -> Any:
+        return cupy().asarray(hadamard_codes(self._m * self._width))
+
+    @cached_property
+    def _constants(self) -> dict[str, int | str]:
+        """Paley's factor as the kernel is compiled with it."""
+        if self._m == 1 or self._m > LARGEST_UNROLLED:
+            return {"M": 1, "THREADS": THREADS}
+        minus = paley_matrix(self._m) < 0
+        rows = (sum(1 << int(j) for j in np.flatnonzero(row)) for row in minus)
+        texts = ", ".join(f"{row:#x}ull" for row in rows)
+        return {"M": self._m, "ROWS": texts, "THREADS": THREADS_OF_FACTORS}
 
     def rotate(self, x: Any) -> Any:
         """Return what `Rotation.apply` makes of tokens: (T, N) -> (T, N) float32, a buffer."""
@@ -107,36 +125,51 @@ class GpuRotation:
         self._launch(x, out, 0, 0)
         return out
 
-    def operand(self, x: Any) -> Operand:
+    def operand(self, x: Any, is_wide: bool = False) -> Operand:
         """Rotate tokens and round them to float16: (T, N) float32 or float16.
 
-        What is returned lies in buffers that the next call writes over.
+        `is_wide` orders columns for ``cuda/wide.cu``. What is returned lies in buffers that the
+        next call reuses.
         """
         check_tokens(x, self.rotation.n)
         halves = buffer("halves", (len(x), padded(self.rotation.n)), "float16")
         scale = buffer("token scales", (len(x),), "float32")
-        self._launch(x, 0, halves, scale)
-        return Operand(halves, scale)
+        self._launch(x, 0, halves, scale, is_wide)
+        return Operand(halves, scale, is_wide)
 
-    def _launch(self, x: Any, rotated: Any, halves: Any, scale: Any) -> None:
-        n = self.rotation.n
+    def _launch(self, x: Any, rotated: Any, halves: Any, scale: Any, is_wide: bool = False) -> None:
+        n, signs, factor = self.rotation.n, self._signs, self._scale
         if len(x) == 0:
             return
-        kernel = function("prepare", "prepare")
-        size = 4 * n * (2 if self._m > 1 else 1)
+        if self._m > LARGEST_UNROLLED:
+            x, signs, factor = self._large_factor(x), 0, np.float32(1)
+        kernel = function("prepare", "prepare", **self._constants)
+        size, limit = 4 * (n + n // 32 + 1), _shared_limit() - STATIC_BYTES
         scratch: Any = 0
-        if size > _shared_limit() - STATIC_BYTES:
-            scratch, size = buffer("rotation", (len(x), 2 * n), "float32"), 0
+        if size > limit:
+            scratch, size = buffer("rotation", (len(x), n + n // 32 + 1), "float32"), 0
         elif size > kernel.max_dynamic_shared_size_bytes:
-            kernel.max_dynamic_shared_size_bytes = _shared_limit() - STATIC_BYTES
+            kernel.max_dynamic_shared_size_bytes = limit
         launch_early(
             kernel,
             (len(x),),
-            THREADS,
-            (x, int(x.dtype.name == "float16"), n, *self._arrays, self._m, self._width, self._scale,
-             padded(n), rotated, halves, scale, scratch),
+            (int(self._constants["THREADS"]),),
+            (x, int(x.dtype.name == "float16"), n, signs, self._width, factor, padded(n),
+             int(is_wide), rotated, halves, scale, scratch),
             size,
         )  # fmt: skip
+
+    def _large_factor(self, x: Any) -> Any:
+        """Apply signs and Paley's factor of a large order: a buffer."""
+        out = buffer("paley", x.shape, "float32")
+        launch_early(
+            function("paley", "paley"),
+            (self._m, len(x)),
+            (min(256, -(-self.rotation.n // self._m // 32) * 32),),
+            (x, int(x.dtype.name == "float16"), x.shape[1], self._signs, self._codes, self._m,
+             self._width, self._scale, out),
+        )  # fmt: skip
+        return out
 
 
 def _shared_limit() -> int:

@@ -87,3 +87,9 @@ INLINE void start_next_grid() {
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
+
+// Where column i of a token goes in the order that wide.cu takes: of a block of eight columns, number t
+// of four, pairs 0 to 3 lie eight pairs apart in 64 bytes.
+INLINE int wide_place(int i) {
+    return (i & ~31) | (i >> 2 & 1) << 4 | (i >> 1 & 1) << 3 | (i >> 3 & 3) << 1 | (i & 1);
+}

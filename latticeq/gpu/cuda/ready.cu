@@ -124,8 +124,8 @@ constexpr int CHOICES = 1 << bits_of(SCALES);  // neighbouring threads that shar
 
 // Code a rotated token: the points of its blocks times their scales over the largest, in float16.
 // `scales` is (2, SCALES): betas and 1 / betas.
-__device__ inline void code_token(const float *y, const float *scales, unsigned short *halves,
-                                  float *token_scale) {
+__device__ inline void code_token(const float *y, const float *scales, int is_wide,
+                                  unsigned short *halves, float *token_scale) {
     __shared__ double energies[32];
     double energy = 0.0;
     for (int i = threadIdx.x; i < N; i += THREADS) energy += (double)y[i] * (double)y[i];
@@ -144,15 +144,22 @@ __device__ inline void code_token(const float *y, const float *scales, unsigned 
                                  point);
         if (cheapest(cost, p, CHOICES) != p || task >= TASKS) continue;
         const float scale = cost < infinity() ? scales[p] / largest : 0.0f;
-        EACH halves[8 * b + i] = cost < infinity() ? to_half(point[i] * scale) : 0;
+        EACH {
+            const int at = 8 * b + i;
+            halves[is_wide ? wide_place(at) : at] =
+                cost < infinity() ? to_half(point[i] * scale) : 0;
+        }
     }
-    for (int i = N + threadIdx.x; i < PADDED; i += THREADS) halves[i] = 0;
+    for (int i = N + threadIdx.x; i < PADDED; i += THREADS)
+        halves[is_wide ? wide_place(i) : i] = 0;
 }
 #endif
 
+// Outputs are `halves`, (T, PADDED), in the order of wide.cu if `is_wide`, and `token_scale`, (T,).
+// `codes` is what latticeq.transforms.hadamard.hadamard_codes says of M, `scale` 1 / sqrt(N).
 extern "C" __global__ void __launch_bounds__(THREADS)
 ready(float *x, const float *added, const float *weight, double epsilon,
-      const unsigned char *codes, float scale, const float *scales, unsigned *halves,
+      const unsigned char *codes, float scale, const float *scales, int is_wide, unsigned short *halves,
       float *token_scale) {
     extern __shared__ float memory[];
     [[maybe_unused]] __shared__ unsigned most_of[32];
@@ -255,7 +262,7 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     }
 #if CODED
     __syncthreads();
-    code_token(y, scales, (unsigned short *)halves + token * PADDED, token_scale + token);
+    code_token(y, scales, is_wide, halves + token * PADDED, token_scale + token);
 #else
     most = __reduce_max_sync(~0u, most);
     if (thread % 32 == 0) most_of[thread / 32] = most;
@@ -267,10 +274,11 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     const bool is_finite = size < infinity();
     const float inverse = is_finite && size > 1e-30f ? LARGEST / size : 0.0f;
     if (thread == 0) token_scale[token] = is_finite ? size / LARGEST : not_a_number();
-    for (int i = thread; i < PADDED / 2; i += THREADS) {
-        const float a = 2 * i < N ? y[2 * i] : 0.0f, b = 2 * i + 1 < N ? y[2 * i + 1] : 0.0f;
+    for (int i = 2 * thread; i < PADDED; i += 2 * THREADS) {
+        const float a = i < N ? y[i] : 0.0f, b = i + 1 < N ? y[i + 1] : 0.0f;
         // What is not finite times zero is not zero.
-        halves[token * (PADDED / 2) + i] = inverse > 0 ? to_halves(a * inverse, b * inverse) : 0u;
+        const u32 both = inverse > 0 ? to_halves(a * inverse, b * inverse) : 0u;
+        *(u32 *)(halves + token * PADDED + (is_wide ? wide_place(i) : i)) = both;
     }
 #endif
 }

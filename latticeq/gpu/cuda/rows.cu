@@ -51,12 +51,13 @@ INLINE u32 split_d8(int (&digits)[8], int q) {
 }
 
 // x (R, n) float32. Outputs, each of which may be null: `coded` (R, row_bytes); `halves` (R, padded)
-// of the same points, each times its scale over the largest, with `token_scale` (R,).
+// of the same points, each times its scale over the largest, with `token_scale` (R,), in the order of
+// wide.cu if `is_wide`.
 // The grid is (R, parts of 128 blocks), the threads 128.
 extern "C" __global__ void __launch_bounds__(128) encode_rows(
     const float* x, int n, const float* betas, const float* inverses, int k, int q, int first_fit,
     int digit_bits, int index_bits, float unit, int row_bytes, unsigned char* coded,
-    int padded, unsigned short* halves, float* token_scale
+    int padded, int is_wide, unsigned short* halves, float* token_scale
 ) {
     __shared__ double energies[4];
     __shared__ unsigned char indices[128];
@@ -78,8 +79,11 @@ extern "C" __global__ void __launch_bounds__(128) encode_rows(
         digits_of(point, code.q, digits);
         if (halves) {
             float scale = code.betas[index] / largest;
-            unsigned short* out = halves + row * padded + 8 * block;
-            EACH out[i] = to_halves(point[i] * scale, 0);
+            unsigned short* out = halves + row * padded;
+            EACH {
+                int at = 8 * block + i;
+                out[is_wide ? wide_place(at) : at] = to_halves(point[i] * scale, 0);
+            }
         }
         if (coded) {
 #if CELL == D8
@@ -91,7 +95,10 @@ extern "C" __global__ void __launch_bounds__(128) encode_rows(
             for (int j = 0; j < code.digit_bits; j++) out[j] = word >> (8 * j);
         }
     } else if (halves && 8 * block < padded) {
-        EACH halves[row * padded + 8 * block + i] = 0;
+        EACH {
+            int at = 8 * block + i;
+            halves[row * padded + (is_wide ? wide_place(at) : at)] = 0;
+        }
     }
     if (halves && block == 0) {
         bool is_number = norm == norm;

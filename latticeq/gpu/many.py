@@ -1,0 +1,138 @@
+"""Products by many tokens: weights are decoded to float16 and the tensor cores do the rest.
+
+On devices of compute capability 9.0 one kernel does both (``cuda/wide.cu``). Elsewhere tiles of
+rows are decoded into one buffer, which stays in the device's cache while cuBLAS multiplies it by
+all tokens. Sums are in float32 either way.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from latticeq.gpu.device import HopperKernel, cupy, function, hopper_function
+from latticeq.gpu.launch import allow_shared, is_hopper, launch_early
+from latticeq.gpu.memory import buffer
+from latticeq.gpu.tokens import STEP, Operand
+from latticeq.gpu.weights import Weights
+from latticeq.storage.bits import ROWS
+
+__all__ = ["decoded_rows", "multiply_many", "takes_wide"]
+
+TILE_BYTES = 2**25
+"""Of decoded weights at a time."""
+
+WIDE_ROWS, WIDE_TOKENS = 128, 128
+"""Of a block of ``cuda/wide.cu``."""
+
+WIDE_SHARED = 6 * WIDE_TOKENS * 128 + 1024
+"""Its shared memory: stages, and what aligns the first."""
+
+FLOAT16, FLOAT32 = 2, 0
+"""CUDA_R_16F and CUDA_R_32F."""
+
+_ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
+
+
+def decoded_rows(weights: Weights, first: int, count: int) -> Any:
+    """Decode groups of sixteen rows: (16 count, padded(N)) float16, in units of row scales.
+
+    A buffer, which the next call writes over.
+    """
+    columns = STEP * weights.steps
+    out = buffer("decoded", (ROWS * count, columns), "float16")
+    decode = function("decode", "decode", **weights.constants)
+    decode(
+        (-(-count * weights.steps // 4),),
+        (128,),
+        (*weights.arrays, weights.tiles, weights.steps, first, count, out),
+    )
+    return out
+
+
+@cache
+def _takes_wide(device: int) -> bool:
+    return is_hopper()
+
+
+def takes_wide() -> bool:
+    """Tell whether `multiply_many` takes tokens in the order of ``cuda/wide.cu``."""
+    return _takes_wide(int(cupy().cuda.runtime.getDevice()))
+
+
+@cache
+def _wide_kernel(constants: tuple[tuple[str, int], ...], device: int) -> HopperKernel:
+    kernel = hopper_function("wide", "multiply", **dict(constants))
+    allow_shared(kernel, WIDE_SHARED)
+    return kernel
+
+
+def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
+    """Multiply any number of tokens: writes out, (T, M) float32 and contiguous.
+
+    Parameters
+    ----------
+    weights : Weights
+    operand : Operand
+    bias : (M,) float32, or 0
+    out : (T, M) float32
+    """
+    if operand.is_wide:
+        _multiply_wide(weights, operand, bias, out)
+    else:
+        _multiply_decoded(weights, operand, bias, out)
+
+
+def _multiply_wide(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
+    device = int(cupy().cuda.runtime.getDevice())
+    launch_early(
+        _wide_kernel(tuple(weights.constants.items()), device),
+        (-(-operand.tokens // WIDE_TOKENS), -(-weights.shape[0] // WIDE_ROWS)),
+        (256,),
+        (*weights.arrays, weights.row_scale, bias, operand.halves, operand.scale, out,
+         operand.tokens, weights.shape[0], weights.tiles, weights.steps),
+        WIDE_SHARED,
+    )  # fmt: skip
+
+
+def _multiply_decoded(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
+    tokens, columns, rows = operand.tokens, STEP * weights.steps, weights.shape[0]
+    step = max(1, TILE_BYTES // (2 * ROWS * columns))
+    for first in range(0, weights.tiles, step):
+        count = min(step, weights.tiles - first)
+        part = decoded_rows(weights, first, count)
+        here = min(ROWS * count, rows - ROWS * first)
+        _multiply(part, operand.halves, here, tokens, columns, out, ROWS * first)
+    finish = function("decode", "finish", **weights.constants)
+    finish((-(-rows // 256), tokens), (256,), (out, weights.row_scale, operand.scale, bias, rows))
+
+
+def _multiply(
+    matrix: Any, tokens: Any, rows: int, count: int, columns: int, out: Any, first: int
+) -> None:
+    """Write products of `count` tokens by some rows into columns of `out` from `first` on."""
+    from cupy.cuda import cublas
+
+    cublas.gemmEx(
+        cupy().cuda.device.get_cublas_handle(),
+        cublas.CUBLAS_OP_T,
+        cublas.CUBLAS_OP_N,
+        rows,
+        count,
+        columns,
+        _ONE.ctypes.data,
+        matrix.data.ptr,
+        FLOAT16,
+        columns,
+        tokens.data.ptr,
+        FLOAT16,
+        columns,
+        _ZERO.ctypes.data,
+        out.data.ptr + 4 * first,
+        FLOAT32,
+        out.shape[1],
+        cublas.CUBLAS_COMPUTE_32F,
+        cublas.CUBLAS_GEMM_DEFAULT,
+    )
