@@ -2,8 +2,9 @@
 
 A token by itself is a chain of launches, each of which costs a microsecond or two whatever it does.
 So the normalisation, or the gate, the rotation and the rounding to float16 are one kernel, compiled
-for the length of a row. Rotations that it has no room or no place for take the longer way, by
-`latticeq.gpu.tokens`; what comes out is the same to the last bit of the rotation.
+for the length of a row. Long rows take two (``cuda/slices.cu``), which share them out over the
+device. Rotations that there is no room or no place for take the longer way, by
+`latticeq.gpu.tokens`; the rotation is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ LONGEST_ROW = {1: 8192}
 
 PLAIN_BYTES = 40 * 1024
 """Shared memory that any kernel may take."""
+
+LONG, ROW_WARPS, COLUMN_THREADS = 4096, 4, 256
+"""The shortest row that is shared out, and what slices.cu has for threads."""
 
 STATIC_BYTES = 1024
 """Shared memory that the kernel takes beside what it asks for."""
@@ -86,7 +90,10 @@ class Ready:
         warps = -(-m * width // 32) if m > 1 and width < 32 else m
         if m == 1:
             warps = max(1, width // 256)
-        self._n, self._warps = rotation.n, min(MOST_WARPS, warps)
+        self._n, self._m, self._width = rotation.n, m, width
+        self._warps = min(MOST_WARPS, warps)
+        is_cut = m > 1 and rotation.n >= LONG and 32 <= width <= 1024
+        self._is_shared_out = is_cut and codec is None
         self._constants = {
             "M": m,
             "WIDTH": width,
@@ -133,8 +140,25 @@ class Ready:
         halves = buffer("halves", (tokens, padded(self._n)), "float16")
         scale = buffer("token scales", (tokens,), "float32")
         is_wide = tokens > MOST_TOKENS and takes_wide()
-        self._launch(before, tokens, is_wide, halves, scale)
+        if self._is_shared_out and before.source != NORM:
+            self._share_out(before, tokens, is_wide, halves, scale)
+        else:
+            self._launch(before, tokens, is_wide, halves, scale)
         return Operand(halves, scale, is_wide)
+
+    def _share_out(
+        self, before: Before, tokens: int, is_wide: bool, halves: Any, scale: Any
+    ) -> None:
+        sizes = {name: self._constants[name] for name in ("M", "WIDTH", "PADDED")}
+        slices = self._width // (16 if 16 * self._m <= 512 else 8)
+        mixed = buffer("mixed columns", (tokens, self._n), "float32")
+        energies = buffer("energies", (tokens, slices), "float64")
+        columns = function("slices", "mix_columns", SOURCE=before.source, **sizes)
+        given = (before.x, self._codes, self._scale, mixed, energies)
+        launch_early(columns, (slices, tokens), (COLUMN_THREADS,), given)
+        rows = function("slices", "mix_rows", SOURCE=before.source, **sizes)
+        outputs = (mixed, energies, int(is_wide), halves, scale)
+        launch_early(rows, (-(-self._m // ROW_WARPS), tokens), (32 * ROW_WARPS,), outputs)
 
     def _launch(self, before: Before, tokens: int, is_wide: bool, halves: Any, scale: Any) -> None:
         kernel = function("ready", "ready", SOURCE=before.source, **self._constants)

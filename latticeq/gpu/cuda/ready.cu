@@ -11,6 +11,7 @@
 // warp has several rows; where one pass leaves bits over (M = 1 only) numbers change hands between.
 
 #include "floats.cuh"
+#include "hadamard.cuh"
 #include "halves.cuh"
 #include "reduce.cuh"
 #if CODED
@@ -21,14 +22,8 @@ constexpr int N = M * WIDTH, THREADS = 32 * WARPS, GROUPS = M / 4;
 constexpr float LARGEST = 256.0f;
 constexpr bool EARLY = M > 1 && GROUPS <= 16;
 
-__host__ __device__ constexpr int bits_of(int power) {
-    int bits = 0;
-    while (1 << bits < power) ++bits;
-    return bits;
-}
-
 constexpr int BITS = bits_of(WIDTH), HIGH = BITS > 5 ? BITS - 5 : 0;
-constexpr int LAST = HIGH > 4 ? HIGH / 2 : HIGH, FIRST = HIGH - LAST;  // bits of either pass
+constexpr int LAST = HIGH > 4 ? (HIGH + 1) / 2 : HIGH, FIRST = HIGH - LAST;  // bits of either pass
 static_assert(M == 1 || FIRST == 0, "Paley's factor goes before rows of at most 512 numbers");
 static_assert(FIRST <= 4, "rows of at most 8192 numbers");
 constexpr int COUNT = 1 << LAST, LANES = WIDTH < 32 ? WIDTH : 32, ROWS = 32 / LANES;
@@ -40,9 +35,6 @@ struct Input {
     const float *weight;   // (N,)
     double epsilon;
 };
-
-__device__ inline float sum(float a, float b) { return __fadd_rn(a, b); }
-__device__ inline float difference(float a, float b) { return __fadd_rn(a, -b); }
 
 // Read number `at` of the token; of the residual stream, with what is added to it.
 __device__ inline float read(const Input &input, int at) {
@@ -58,52 +50,6 @@ __device__ inline float read(const Input &input, int at) {
 #endif
     return value;
 #endif
-}
-
-// Stages over the bits of an index of an array, from the highest: partners are neighbours there.
-template <int BITS_HERE> __device__ inline void stages(float *v) {
-#pragma unroll
-    for (int bit = (1 << BITS_HERE) / 2; bit > 0; bit /= 2)
-#pragma unroll
-        for (int i = 0; i < 1 << BITS_HERE; ++i) {
-            if (i & bit) continue;
-            const float a = v[i], b = v[i + bit];
-            v[i] = sum(a, b);
-            v[i + bit] = difference(a, b);
-        }
-}
-
-// Stages over the lanes.
-__device__ inline float lane_stages(float v) {
-#pragma unroll
-    for (int bit = LANES / 2; bit > 0; bit /= 2) {
-        const float other = __shfl_xor_sync(~0u, v, bit);
-        v = threadIdx.x & bit ? difference(other, v) : sum(v, other);
-    }
-    return v;
-}
-
-// An entry of the table of sums of a group: `four` are (a + b), (a - b), (c + d), (c - d), scaled.
-__device__ inline float entry(const float *four, unsigned code) {
-    const float ab = four[((code >> 2 ^ code >> 3) & 1) * WIDTH];
-    const float cd = four[(2 + ((code ^ code >> 1) & 1)) * WIDTH];
-    return sum(code & 8 ? -ab : ab, code & 2 ? -cd : cd);
-}
-
-template <typename Codes> __device__ inline float paley(const float *sums, const Codes &codes) {
-    constexpr int alone = GROUPS % 4;
-    float total = 0.0f;
-#pragma unroll
-    for (int g = 0; g < alone; ++g) total = sum(total, entry(sums + 4 * g * WIDTH, codes[g]));
-#pragma unroll
-    for (int g = alone; g < GROUPS; g += 4) {
-        const float a = entry(sums + 4 * g * WIDTH, codes[g]);
-        const float b = entry(sums + 4 * (g + 1) * WIDTH, codes[g + 1]);
-        const float c = entry(sums + 4 * (g + 2) * WIDTH, codes[g + 2]);
-        const float d = entry(sums + 4 * (g + 3) * WIDTH, codes[g + 3]);
-        total = sum(total, sum(sum(a, b), sum(c, d)));
-    }
-    return total;
 }
 
 // The place of a thread's number before the first pass: of a pair of neighbouring rows, or of one
@@ -246,14 +192,14 @@ ready(float *x, const float *added, const float *weight, double epsilon,
             if (M == 1)
                 v[i] = y[place(there ? run : 0, i)];
             else if (EARLY && run == thread / LANES)
-                v[i] = paley(sums + column, first_codes);
+                v[i] = paley<GROUPS>(sums + column, WIDTH, first_codes);
             else
-                v[i] = paley(sums + column, mine);
+                v[i] = paley<GROUPS>(sums + column, WIDTH, mine);
         }
         stages<LAST>(v);
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            v[i] = lane_stages(v[i]);
+            v[i] = lane_stages<LANES>(v[i]);
             if (there) {
                 y[place(run, i)] = v[i];
                 most = max(most, __float_as_uint(fabsf(v[i])));
