@@ -19,7 +19,7 @@ from latticeq.gpu.tokens import STEP, Operand
 from latticeq.gpu.weights import Weights
 from latticeq.storage.bits import ROWS
 
-__all__ = ["decoded_rows", "multiply_many", "takes_wide"]
+__all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide"]
 
 TILE_BYTES = 2**25
 """Of decoded weights at a time."""
@@ -122,6 +122,14 @@ def _multiply_decoded(weights: Weights, operand: Operand, bias: Any, out: Any) -
     finish((-(-rows // 256), tokens), (256,), (out, weights.row_scale, operand.scale, bias, rows))
 
 
+def multiply_float16(matrix: Any, x: Any, out: Any) -> None:
+    """Multiply by a float16 matrix (M, N), which cuBLAS does: x (T, N) float16 into out (T, M).
+
+    `out` is of float16 or float32; sums are in float32.
+    """
+    _multiply(matrix, x, len(matrix), len(x), matrix.shape[1], out, 0)
+
+
 def _multiply(
     matrix: Any, tokens: Any, rows: int, count: int, columns: int, out: Any, first: int
 ) -> None:
@@ -143,8 +151,8 @@ def _multiply(
         FLOAT16,
         columns,
         _ZERO.ctypes.data,
-        out.data.ptr + 4 * first,
-        FLOAT32,
+        out.data.ptr + out.itemsize * first,
+        FLOAT16 if out.itemsize == 2 else FLOAT32,
         out.shape[1],
         cublas.CUBLAS_COMPUTE_32F,
         cublas.CUBLAS_GEMM_DEFAULT,
