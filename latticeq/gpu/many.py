@@ -12,23 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from latticeq.gpu.device import HopperKernel, cupy, function, hopper_function
+from latticeq.gpu.device import cupy, function, hopper_function
 from latticeq.gpu.launch import allow_shared, is_hopper, launch_early
 from latticeq.gpu.memory import buffer
 from latticeq.gpu.tokens import STEP, Operand
 from latticeq.gpu.weights import Weights
 from latticeq.storage.bits import ROWS
 
-__all__ = ["decoded_rows", "multiply_many", "takes_wide"]
+__all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide"]
 
 TILE_BYTES = 2**25
 """Of decoded weights at a time."""
 
 WIDE_ROWS, WIDE_TOKENS = 128, 128
-"""Of a block of ``cuda/wide.cu``."""
+"""Of a block of ``cuda/wide.cu``: tokens once or twice so many."""
 
-WIDE_SHARED = 6 * WIDE_TOKENS * 128 + 1024
-"""Its shared memory: stages, and what aligns the first."""
+WIDE_STAGES = {1: 8, 2: 5}
+"""Parts of tokens that it holds, 128 bytes each: STAGES there."""
+
+LEAST_BLOCKS = 120
+"""About a block for each multiprocessor of an H100."""
 
 FLOAT16, FLOAT32 = 2, 0
 """CUDA_R_16F and CUDA_R_32F."""
@@ -63,10 +66,15 @@ def takes_wide() -> bool:
 
 
 @cache
-def _wide_kernel(constants: tuple[tuple[str, int], ...], device: int) -> HopperKernel:
-    kernel = hopper_function("wide", "multiply", **dict(constants))
-    allow_shared(kernel, WIDE_SHARED)
+def _wide_kernel(constants: tuple[tuple[str, int], ...], token_blocks: int, device: int) -> Any:
+    kernel = hopper_function("wide", "multiply", TOKEN_BLOCKS=token_blocks, **dict(constants))
+    allow_shared(kernel, _wide_shared(token_blocks))
     return kernel
+
+
+def _wide_shared(token_blocks: int) -> int:
+    """Return the bytes of shared memory of a block: stages, and what aligns the first."""
+    return WIDE_STAGES[token_blocks] * token_blocks * WIDE_TOKENS * 128 + 1024
 
 
 def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
@@ -87,13 +95,18 @@ def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> No
 
 def _multiply_wide(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
     device = int(cupy().cuda.runtime.getDevice())
+    blocks = -(-weights.shape[0] // WIDE_ROWS)
+    # Twice the tokens halve the decoding, as long as every multiprocessor still has a block.
+    across = -(-operand.tokens // (2 * WIDE_TOKENS))
+    token_blocks = 2 if blocks * across >= LEAST_BLOCKS else 1
+    kernel = _wide_kernel(tuple(weights.constants.items()), token_blocks, device)
     launch_early(
-        _wide_kernel(tuple(weights.constants.items()), device),
-        (-(-operand.tokens // WIDE_TOKENS), -(-weights.shape[0] // WIDE_ROWS)),
+        kernel,
+        (-(-operand.tokens // (token_blocks * WIDE_TOKENS)), blocks),
         (256,),
         (*weights.arrays, weights.row_scale, bias, operand.halves, operand.scale, out,
          operand.tokens, weights.shape[0], weights.tiles, weights.steps),
-        WIDE_SHARED,
+        _wide_shared(token_blocks),
     )  # fmt: skip
 
 
@@ -107,6 +120,14 @@ def _multiply_decoded(weights: Weights, operand: Operand, bias: Any, out: Any) -
         _multiply(part, operand.halves, here, tokens, columns, out, ROWS * first)
     finish = function("decode", "finish", **weights.constants)
     finish((-(-rows // 256), tokens), (256,), (out, weights.row_scale, operand.scale, bias, rows))
+
+
+def multiply_float16(matrix: Any, x: Any, out: Any) -> None:
+    """Multiply by a float16 matrix (M, N), which cuBLAS does: x (T, N) float16 into out (T, M).
+
+    `out` is of float16 or float32; sums are in float32.
+    """
+    _multiply(matrix, x, len(matrix), len(x), matrix.shape[1], out, 0)
 
 
 def _multiply(
@@ -130,8 +151,8 @@ def _multiply(
         FLOAT16,
         columns,
         _ZERO.ctypes.data,
-        out.data.ptr + 4 * first,
-        FLOAT32,
+        out.data.ptr + out.itemsize * first,
+        FLOAT16 if out.itemsize == 2 else FLOAT32,
         out.shape[1],
         cublas.CUBLAS_COMPUTE_32F,
         cublas.CUBLAS_GEMM_DEFAULT,

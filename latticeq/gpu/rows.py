@@ -8,8 +8,7 @@ import numpy as np
 
 from latticeq.errors import InputError
 from latticeq.gpu.device import cupy, function
-from latticeq.gpu.memory import buffer
-from latticeq.gpu.tokens import Operand, padded
+from latticeq.gpu.tokens import Operand, operand_buffers, padded
 from latticeq.gpu.weights import CELLS
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
 
@@ -79,8 +78,7 @@ class GpuRowCodec:
         at most 2^-11 of themselves. What is returned lies in buffers that the next call reuses.
         """
         width = padded(self.codec.n)
-        halves = buffer("halves", (len(x), width), "float16")
-        scale = buffer("token scales", (len(x),), "float32")
+        halves, scale = operand_buffers(len(x), self.codec.n, is_wide)
         self._encode(x, width, 0, halves, scale, is_wide)
         return Operand(halves, scale, is_wide)
 

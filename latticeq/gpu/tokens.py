@@ -21,10 +21,13 @@ from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
 from latticeq.transforms.paley import paley_matrix
 from latticeq.transforms.rotation import Rotation, random_signs
 
-__all__ = ["STEP", "GpuRotation", "Operand", "check_tokens", "padded"]
+__all__ = ["STEP", "GpuRotation", "Operand", "check_tokens", "operand_buffers", "padded"]
 
 STEP = 128
 """Columns are padded with zeros to a multiple of it."""
+
+WIDE_ROWS = 128
+"""Tokens that ``cuda/wide.cu`` takes together."""
 
 THREADS, THREADS_OF_FACTORS = 1024, 512
 """Of a block: fewer where Paley's factor takes many registers."""
@@ -41,6 +44,13 @@ def padded(columns: int) -> int:
     return -(-columns // STEP) * STEP
 
 
+def operand_buffers(tokens: int, columns: int, is_wide: bool) -> tuple[Any, Any]:
+    """Return what `Operand` has as halves and scale: memory that the next call returns again."""
+    rows = -(-tokens // WIDE_ROWS) * WIDE_ROWS if is_wide else tokens
+    halves = buffer("halves", (rows, padded(columns)), "float16")
+    return halves, buffer("token scales", (tokens,), "float32")
+
+
 @dataclass(frozen=True)
 class Operand:
     """T tokens of N numbers.
@@ -48,6 +58,7 @@ class Operand:
     Attributes
     ----------
     halves : (T, padded(N)) float16 on the device
+        T filled up to a multiple of 128 if `is_wide`.
     scale : (T,) float32 on the device
         A token is its scale times its halves. NaN for a token that holds NaN or infinity.
     is_wide : bool
@@ -61,7 +72,7 @@ class Operand:
     @property
     def tokens(self) -> int:
         """T."""
-        return int(self.halves.shape[0])
+        return int(self.scale.shape[0])
 
 
 def check_tokens(x: Any, columns: int) -> None:
@@ -132,8 +143,7 @@ class GpuRotation:
         next call reuses.
         """
         check_tokens(x, self.rotation.n)
-        halves = buffer("halves", (len(x), padded(self.rotation.n)), "float16")
-        scale = buffer("token scales", (len(x),), "float32")
+        halves, scale = operand_buffers(len(x), self.rotation.n, is_wide)
         self._launch(x, 0, halves, scale, is_wide)
         return Operand(halves, scale, is_wide)
 

@@ -88,8 +88,12 @@ INLINE void start_next_grid() {
 #endif
 }
 
-// Where column i of a token goes in the order that wide.cu takes: of a block of eight columns, number t
-// of four, pairs 0 to 3 lie eight pairs apart in 64 bytes.
-INLINE int wide_place(int i) {
-    return (i & ~31) | (i >> 2 & 1) << 4 | (i >> 1 & 1) << 3 | (i >> 3 & 3) << 1 | (i & 1);
+// Where column i of a token goes in the order that wide.cu takes, which has (blocks of 128 tokens,
+// parts of 64 columns, tokens of 128 bytes). Of each 32 columns, four blocks of eight, neighbours stay
+// together: pair p of block t is the pair of number 4 p + t. Eight halves move as one, to the place
+// that the token's number modulo 8 turns them to.
+INLINE size_t wide_place(size_t token, int i, int columns) {
+    int place = (i & 32) | (i >> 1 & 3) << 3 | (i >> 3 & 3) << 1 | (i & 1);
+    int eight = (place >> 3) ^ (int)(token & 7);
+    return (token / 128 * (columns / 64) + i / 64) * 8192 + token % 128 * 64 + eight * 8 + (place & 7);
 }

@@ -154,6 +154,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(
         float a = i < n ? y[slot(i)] : 0.0f, b = i + 1 < n ? y[slot(i + 1)] : 0.0f;
         // What is not finite times zero is not zero.
         u32 both = inverse > 0 ? to_halves(a * inverse, b * inverse) : 0u;
-        *(u32*)(halves + token * padded + (is_wide ? wide_place(i) : i)) = both;
+        *(u32*)(halves + (is_wide ? wide_place(token, i, padded) : token * padded + i)) = both;
     }
 }

@@ -79,10 +79,10 @@ extern "C" __global__ void __launch_bounds__(128) encode_rows(
         digits_of(point, code.q, digits);
         if (halves) {
             float scale = code.betas[index] / largest;
-            unsigned short* out = halves + row * padded;
             EACH {
                 int at = 8 * block + i;
-                out[is_wide ? wide_place(at) : at] = to_halves(point[i] * scale, 0);
+                halves[is_wide ? wide_place(row, at, padded) : row * padded + at] =
+                    to_halves(point[i] * scale, 0);
             }
         }
         if (coded) {
@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(128) encode_rows(
     } else if (halves && 8 * block < padded) {
         EACH {
             int at = 8 * block + i;
-            halves[row * padded + (is_wide ? wide_place(at) : at)] = 0;
+            halves[is_wide ? wide_place(row, at, padded) : row * padded + at] = 0;
         }
     }
     if (halves && block == 0) {

@@ -1,23 +1,25 @@
 // Products by many tokens, for devices of compute capability 9.0: weights are decoded to registers and
 // go from there into the tensor cores, four warps of 16 rows together; tokens come from shared memory.
 //
-// A block has ROWS rows of the matrix and 128 tokens, and takes 64 columns at a time. While the tensor
-// cores multiply one part, the warps decode the next one. Tokens are in the order of columns that
-// decoding gives: `halves` with `is_wide` set, in prepare.cu. Macros: those of weights.cuh.
+// A block has ROWS rows of the matrix and TOKENS tokens, and takes a part of 64 columns at a time. One
+// thread asks for tokens, parts ahead, as `halves` has them with `is_wide` set (prepare.cu). While the
+// tensor cores multiply one part, the warps decode the next. Macros: those of weights.cuh, and
+// TOKEN_BLOCKS of 128 tokens, 1 or 2.
 
 #include "halves.cuh"
 #include "weights.cuh"
 
-#define GROUPS 2                // of four warps
-#define ROWS (64 * GROUPS)
-#define TOKENS 128
-#define STAGES 6                // parts of tokens in shared memory, TOKENS x 128 bytes each
-#define STAGE_BYTES (TOKENS * 128)
+#define ROWS 128
+#define TOKENS (128 * TOKEN_BLOCKS)
+#define WARPS 8
+#define COPY_BYTES 16384  // a part of 128 tokens
+#define STAGES (TOKEN_BLOCKS == 1 ? 8 : 5)
+#define STAGE_BYTES (COPY_BYTES * TOKEN_BLOCKS)
 
-// c (64 x 128) = a (64 x 16) b (16 x 128) + c, or without c if `add` is 0.
-INLINE void multiply_group(float (&c)[64], const u32 (&a)[4], u64 b, int add) {
+// c (64 x TOKENS) += a (64 x 16) b (16 x TOKENS): the threads of four warps together.
+INLINE void multiply_group(float (&c)[TOKENS / 2], const u32 (&a)[4], u64 b) {
+#if TOKEN_BLOCKS == 1
     asm volatile(
-        "{ .reg .pred p; setp.ne.b32 p, %69, 0; "
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, "
         "%8, %9, %10, %11, %12, %13, %14, %15, "
@@ -27,7 +29,7 @@ INLINE void multiply_group(float (&c)[64], const u32 (&a)[4], u64 b, int add) {
         "%40, %41, %42, %43, %44, %45, %46, %47, "
         "%48, %49, %50, %51, %52, %53, %54, %55, "
         "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, p, 1, 1, 0; }"
+        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
         :
           "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]),
           "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
@@ -45,7 +47,62 @@ INLINE void multiply_group(float (&c)[64], const u32 (&a)[4], u64 b, int add) {
           "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
           "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]),
           "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#else
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, "
+        "%8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, "
+        "%24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, "
+        "%40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, "
+        "%72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, "
+        "%88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, "
+        "%104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, "
+        "%120, %121, %122, %123, %124, %125, %126, %127}, "
+        "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+        :
+          "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]),
+          "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
+          "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]),
+          "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
+          "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]),
+          "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),
+          "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+          "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),
+          "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]),
+          "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]),
+          "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]),
+          "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]),
+          "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]),
+          "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
+          "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]),
+          "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63]),
+          "+f"(c[64]), "+f"(c[65]), "+f"(c[66]), "+f"(c[67]),
+          "+f"(c[68]), "+f"(c[69]), "+f"(c[70]), "+f"(c[71]),
+          "+f"(c[72]), "+f"(c[73]), "+f"(c[74]), "+f"(c[75]),
+          "+f"(c[76]), "+f"(c[77]), "+f"(c[78]), "+f"(c[79]),
+          "+f"(c[80]), "+f"(c[81]), "+f"(c[82]), "+f"(c[83]),
+          "+f"(c[84]), "+f"(c[85]), "+f"(c[86]), "+f"(c[87]),
+          "+f"(c[88]), "+f"(c[89]), "+f"(c[90]), "+f"(c[91]),
+          "+f"(c[92]), "+f"(c[93]), "+f"(c[94]), "+f"(c[95]),
+          "+f"(c[96]), "+f"(c[97]), "+f"(c[98]), "+f"(c[99]),
+          "+f"(c[100]), "+f"(c[101]), "+f"(c[102]), "+f"(c[103]),
+          "+f"(c[104]), "+f"(c[105]), "+f"(c[106]), "+f"(c[107]),
+          "+f"(c[108]), "+f"(c[109]), "+f"(c[110]), "+f"(c[111]),
+          "+f"(c[112]), "+f"(c[113]), "+f"(c[114]), "+f"(c[115]),
+          "+f"(c[116]), "+f"(c[117]), "+f"(c[118]), "+f"(c[119]),
+          "+f"(c[120]), "+f"(c[121]), "+f"(c[122]), "+f"(c[123]),
+          "+f"(c[124]), "+f"(c[125]), "+f"(c[126]), "+f"(c[127])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#endif
 }
 
 // Where an operand lies in shared memory: rows of 128 bytes, their parts of 16 bytes turned around by
@@ -54,63 +111,92 @@ INLINE u64 describe(u32 address) {
     return (u64)((address & 0x3FFFFu) >> 4) | (1ull << 16) | ((u64)(1024 >> 4) << 32) | (1ull << 62);
 }
 
-INLINE void copy_later(u32 target, const void* source) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(target), "l"(source) : "memory");
+// Barriers in shared memory: phases end when as many have arrived, and bytes come, as are awaited.
+INLINE void make_barrier(u32 barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(count));
 }
 
-// Ask for 64 columns of the block's tokens.
-INLINE void load_tokens(const unsigned short* const (&x)[4], int part, u32 stage) {
+INLINE void arrive(u32 barrier) {
+    asm volatile("{ .reg .b64 s; mbarrier.arrive.shared::cta.b64 s, [%0]; }" :: "r"(barrier) : "memory");
+}
+
+INLINE void await(u32 barrier, u32 phase) {
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "WAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+        "@!p bra WAIT; }" :: "r"(barrier), "r"(phase) : "memory");
+}
+
+INLINE void copy(u32 target, const unsigned short* source, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        :: "r"(target), "l"(source), "r"(COPY_BYTES), "r"(barrier) : "memory");
+}
+
+// Ask for a part of the block's tokens: whole blocks of 128, as the last one is filled up.
+INLINE void copy_part(
+    const unsigned short* x, int tokens, int part, int parts, u32 base, u32 full
+) {
+    const int stage = part % STAGES, first = blockIdx.x * TOKEN_BLOCKS, last = (tokens - 1) / 128;
+    asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }"
+                 :: "r"(full + 8 * stage), "r"(STAGE_BYTES) : "memory");
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int token = threadIdx.x / 8 + 32 * i, place = (threadIdx.x % 8) ^ (token % 8);
-        copy_later(stage + token * 128 + place * 16, x[i] + part * 64);
+    for (int i = 0; i < TOKEN_BLOCKS; i++) {
+        const size_t from = (size_t)min(first + i, last) * parts + part;
+        copy(base + stage * STAGE_BYTES + i * COPY_BYTES, x + from * (COPY_BYTES / 2),
+             full + 8 * stage);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128 * GROUPS, 1) multiply(
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
     const uint4* words, const unsigned short* pairs, const unsigned char* plane,
     const unsigned char* flips, const u32* scales_in, const float* row_scale, const float* bias,
     const unsigned short* x, const float* token_scale, float* y,
     int tokens, int rows, int tiles, int steps
 ) {
-    extern __shared__ __align__(1024) unsigned char memory[];
+    extern __shared__ unsigned char memory[];
     __shared__ __align__(64) u32 scales[16];
+    __shared__ float token_scales[TOKENS];
+    __shared__ __align__(8) u64 barriers[2 * STAGES];
     start_next_grid();
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, first_token = blockIdx.x * TOKENS;
+    const u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023u) & ~1023u;
+    const u32 full = (u32)__cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; s++) {
+            make_barrier(full + 8 * s, 1);
+            make_barrier(empty + 8 * s, WARPS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
+    wait_for_grids();
+    for (int i = threadIdx.x; i < TOKENS; i += 32 * WARPS) {
+        token_scales[i] = first_token + i < tokens ? token_scale[first_token + i] : 0.0f;
+    }
+    __syncthreads();
+    const int parts = 2 * steps;
+    if (threadIdx.x == 0) {
+        for (int part = 0; part < min(STAGES - 2, parts); part++) {
+            copy_part(x, tokens, part, parts, base, full);
+        }
+    }
+    const u32 table = (u32)__cvta_generic_to_shared(scales);
     const int tile = min((int)blockIdx.y * (ROWS / 16) + warp, tiles - 1);
     const size_t size = (size_t)tiles * steps, word = (size_t)tile * steps * 32, at = word + lane;
     Stream stream = {words + word * LOADS + lane, pairs + at, plane + at, flips + at};
     Step now, next;
     load_step(stream, size, 1, now);
-    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
-    const u32 table = (u32)__cvta_generic_to_shared(scales);
-    const u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023u) & ~1023u;
-    const int parts = 2 * steps, first_token = blockIdx.x * TOKENS;
-    wait_for_grids();
-
-    const unsigned short* mine[4];
+    float c[TOKENS / 2];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int token = min(first_token + (int)threadIdx.x / 8 + 32 * i, tokens - 1);
-        mine[i] = x + (size_t)token * steps * COLUMNS + (threadIdx.x % 8) * 8;
-    }
-#pragma unroll
-    for (int s = 0; s < STAGES - 2; s++) {
-        if (s < parts) load_tokens(mine, s, base + s * STAGE_BYTES);
-        asm volatile("cp.async.commit_group;" ::: "memory");
-    }
-    float c[64];
-#pragma unroll
-    for (int i = 0; i < 64; i++) c[i] = 0;
+    for (int i = 0; i < TOKENS / 2; i++) c[i] = 0;
     u32 a[2][4][4];
-    int stage = 0, target = STAGES - 2;
-    __syncthreads();
+    int stage = 0, phase = 0, used = STAGES - 1;
 
     for (int step = 0; step < steps; step++) {
         if (step + 1 < steps) load_step(stream, size, 1, next);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int part = 2 * step + half;
 #pragma unroll
             for (int quad = 0; quad < 2; quad++) {
                 u32 v[4], w[4];
@@ -124,23 +210,25 @@ extern "C" __global__ void __launch_bounds__(128 * GROUPS, 1) multiply(
                     a[half][2 * quad + k][3] = w[2 * k + 1];
                 }
             }
-            // The part has come when all but the last STAGES - 3 parts asked for have.
-            asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 3) : "memory");
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            __syncthreads();
+            await(full + 8 * stage, phase);
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
             const u64 b = describe(base + stage * STAGE_BYTES);
 #pragma unroll
-            for (int k = 0; k < 4; k++) multiply_group(c, a[half][k], b + 2 * k, 1);
+            for (int k = 0; k < 4; k++) multiply_group(c, a[half][k], b + 2 * k);
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            // What was multiplied two parts ago is done in every warp: they all have been here since.
-            if (part + STAGES - 2 < parts) {
-                load_tokens(mine, part + STAGES - 2, base + target * STAGE_BYTES);
-            }
-            asm volatile("cp.async.commit_group;" ::: "memory");
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-            stage = stage + 1 == STAGES ? 0 : stage + 1;
-            target = target + 1 == STAGES ? 0 : target + 1;
+            // The part before this one is multiplied: its place is free. That of the one before is
+            // so in every warp, or soon will be.
+            const int part = 2 * step + half, next_part = part + STAGES - 2;
+            if (lane == 0 && part > 0) arrive(empty + 8 * used);
+            if (threadIdx.x == 0 && next_part < parts) {
+                if (part > 1) await(empty + 8 * (next_part % STAGES), (next_part / STAGES + 1) & 1);
+                copy_part(x, tokens, next_part, parts, base, full);
+            }
+            __syncwarp();
+            used = stage;
+            stage++;
+            if (stage == STAGES) { stage = 0; phase ^= 1; }
         }
         now = next;
     }
@@ -153,14 +241,15 @@ extern "C" __global__ void __launch_bounds__(128 * GROUPS, 1) multiply(
         const int here = row + 8 * which;
         if (here >= rows) continue;
         const float scale = row_scale[here], more = bias ? bias[here] : 0.0f;
+        float* mine = y + (size_t)first_token * rows + here;
 #pragma unroll
-        for (int j = 0; j < 16; j++) {
+        for (int j = 0; j < TOKENS / 8; j++) {
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const int token = first_token + 8 * j + 2 * (lane & 3) + e;
-                if (token < tokens) {
-                    y[(size_t)token * rows + here] =
-                        c[4 * j + 2 * which + e] * scale * token_scale[token] + more;
+                const int token = 8 * j + 2 * (lane & 3) + e;
+                if (first_token + token < tokens) {
+                    mine[(size_t)token * rows] =
+                        c[4 * j + 2 * which + e] * scale * token_scales[token] + more;
                 }
             }
         }
