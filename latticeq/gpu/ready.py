@@ -20,7 +20,7 @@ from latticeq.gpu.launch import launch_early
 from latticeq.gpu.many import takes_wide
 from latticeq.gpu.memory import buffer
 from latticeq.gpu.small import MOST_TOKENS
-from latticeq.gpu.tokens import Operand, padded
+from latticeq.gpu.tokens import Operand, operand_buffers, padded
 from latticeq.gpu.weights import CELLS
 from latticeq.quantizers.rows import NestRowCodec, RowCodec
 from latticeq.transforms.hadamard import hadamard_codes, hadamard_factors
@@ -137,9 +137,8 @@ class Ready:
     def operand(self, before: Before) -> Operand:
         """Return T tokens as products take them, in buffers that the next call writes over."""
         tokens = len(before.x)
-        halves = buffer("halves", (tokens, padded(self._n)), "float16")
-        scale = buffer("token scales", (tokens,), "float32")
         is_wide = tokens > MOST_TOKENS and takes_wide()
+        halves, scale = operand_buffers(tokens, self._n, is_wide)
         if self._is_shared_out and before.source != NORM:
             self._share_out(before, tokens, is_wide, halves, scale)
         else:

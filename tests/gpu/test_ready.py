@@ -65,6 +65,28 @@ def test_coded_tokens_are_the_same(n: int, cell: str) -> None:
     assert (scale == longer.scale).all()
 
 
+@pytest.mark.parametrize("n", [96, 576, 14336])
+def test_many_tokens_are_in_the_order_that_products_take(n: int) -> None:
+    x = before(PLAIN, n).x.repeat(50, axis=0)
+    x *= cupy().arange(1, len(x) + 1, dtype="float32")[:, None]
+    found = Ready(Rotation(n)).operand(Before(PLAIN, x))
+    halves, scale = found.halves.copy(), found.scale.copy()
+    longer = GpuRotation(Rotation(n)).operand(x, found.is_wide)
+    assert found.tokens == len(x)
+    if found.is_wide:  # (blocks of 128 tokens, parts of 64 columns, 128 tokens, 64)
+        shape = (-1, halves.shape[1] // 64, 128, 64)
+        halves, longer_halves = (h.reshape(shape) for h in (halves, longer.halves))
+        halves, longer_halves = (
+            h.swapaxes(1, 2).reshape(-1, found.halves.shape[1])[: len(x)].astype("float32")
+            for h in (halves, longer_halves)
+        )
+    else:
+        halves, longer_halves = halves.astype("float32"), longer.halves.astype("float32")
+    values, wanted = halves * scale[:, None], longer_halves * longer.scale[:, None]
+    assert float(abs(values - wanted).max()) < 1e-3 * float(abs(wanted).max())
+    assert float(abs(values).max()) > 0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("n", [576, 14336])
 def test_what_is_no_number_stays_none(n: int, bad: float) -> None:

@@ -73,13 +73,14 @@ constexpr int CHOICES = 1 << bits_of(SCALES);  // neighbouring threads that shar
 __device__ inline void code_token(const float *y, const float *scales, int is_wide,
                                   unsigned short *halves, float *token_scale) {
     __shared__ double energies[32];
+    const long long token = blockIdx.x;
     double energy = 0.0;
     for (int i = threadIdx.x; i < N; i += THREADS) energy += (double)y[i] * (double)y[i];
     const float root = (float)sqrt(block_sum(energy, energies) / N);
     const float norm = from_half(root < 65520.0f ? to_half(root) : 0x7E00);
     const float inverse = norm > 0.0f ? __fdiv_rn(1.0f, norm) : 0.0f;
     const float largest = scales[SCALES - 1];
-    if (threadIdx.x == 0) *token_scale = norm * largest;
+    if (threadIdx.x == 0) token_scale[token] = norm * largest;
     constexpr int TASKS = N / 8 * CHOICES, ROUNDED = (TASKS + 31) / 32 * 32;
     for (int task = threadIdx.x; task < ROUNDED; task += THREADS) {
         const int b = min(task, TASKS - 1) / CHOICES, p = task % CHOICES;
@@ -92,12 +93,12 @@ __device__ inline void code_token(const float *y, const float *scales, int is_wi
         const float scale = cost < infinity() ? scales[p] / largest : 0.0f;
         EACH {
             const int at = 8 * b + i;
-            halves[is_wide ? wide_place(at) : at] =
+            halves[is_wide ? wide_place(token, at, PADDED) : token * PADDED + at] =
                 cost < infinity() ? to_half(point[i] * scale) : 0;
         }
     }
     for (int i = N + threadIdx.x; i < PADDED; i += THREADS)
-        halves[is_wide ? wide_place(i) : i] = 0;
+        halves[is_wide ? wide_place(token, i, PADDED) : token * PADDED + i] = 0;
 }
 #endif
 
@@ -208,7 +209,7 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     }
 #if CODED
     __syncthreads();
-    code_token(y, scales, is_wide, halves + token * PADDED, token_scale + token);
+    code_token(y, scales, is_wide, halves, token_scale);
 #else
     most = __reduce_max_sync(~0u, most);
     if (thread % 32 == 0) most_of[thread / 32] = most;
@@ -224,7 +225,7 @@ ready(float *x, const float *added, const float *weight, double epsilon,
         const float a = i < N ? y[i] : 0.0f, b = i + 1 < N ? y[i + 1] : 0.0f;
         // What is not finite times zero is not zero.
         const u32 both = inverse > 0 ? to_halves(a * inverse, b * inverse) : 0u;
-        *(u32 *)(halves + token * PADDED + (is_wide ? wide_place(i) : i)) = both;
+        *(u32 *)(halves + (is_wide ? wide_place(token, i, PADDED) : token * PADDED + i)) = both;
     }
 #endif
 }

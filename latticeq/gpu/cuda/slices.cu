@@ -69,7 +69,6 @@ mix_rows(const float *mixed, const double *energies, int is_wide, unsigned short
     const bool is_finite = size < infinity();
     const float inverse = is_finite && size > 1e-30f ? LARGEST / size : 0.0f;
     if (row == 0 && lane == 0) token_scale[token] = is_finite ? size / LARGEST : not_a_number();
-    halves += token * PADDED;
     if (row >= M) return;
     float v[COUNT];
 #pragma unroll
@@ -80,8 +79,8 @@ mix_rows(const float *mixed, const double *energies, int is_wide, unsigned short
         const int at = row * WIDTH + 32 * i + lane;
         // What is not finite times zero is not zero.
         const float scaled = inverse > 0 ? lane_stages<32>(v[i]) * inverse : 0.0f;
-        halves[is_wide ? wide_place(at) : at] = to_half(scaled);
+        halves[is_wide ? wide_place(token, at, PADDED) : token * PADDED + at] = to_half(scaled);
     }
     for (int at = N + row * 32 + lane; at < PADDED; at += M * 32)
-        halves[is_wide ? wide_place(at) : at] = 0;
+        halves[is_wide ? wide_place(token, at, PADDED) : token * PADDED + at] = 0;
 }
