@@ -19,7 +19,7 @@ from latticeq.gpu.tokens import STEP, Operand
 from latticeq.gpu.weights import Weights
 from latticeq.storage.bits import ROWS
 
-__all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide"]
+__all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide", "wide_cut"]
 
 TILE_BYTES = 2**25
 """Of decoded weights at a time."""
@@ -66,10 +66,37 @@ def takes_wide() -> bool:
 
 
 @cache
-def _wide_kernel(constants: tuple[tuple[str, int], ...], token_blocks: int, device: int) -> Any:
-    kernel = hopper_function("wide", "multiply", TOKEN_BLOCKS=token_blocks, **dict(constants))
+def _wide_kernel(
+    constants: tuple[tuple[str, int], ...], token_blocks: int, split: int, device: int
+) -> Any:
+    how = {"TOKEN_BLOCKS": token_blocks, "SPLIT": split}
+    kernel = hopper_function("wide", "multiply", **how, **dict(constants))
     allow_shared(kernel, _wide_shared(token_blocks))
     return kernel
+
+
+def wide_cut(blocks: int, tokens: int, steps: int) -> tuple[int, int]:
+    """Return how ``cuda/wide.cu`` is to cut a product: TOKEN_BLOCKS and SPLIT.
+
+    Twice the tokens halve the decoding; sharing columns keeps all multiprocessors busy then.
+
+    Parameters
+    ----------
+    blocks : int
+        Of 128 rows.
+    tokens : int
+    steps : int
+        Of 128 columns.
+
+    Examples
+    --------
+    >>> wide_cut(64, 512, 224), wide_cut(32, 512, 112), wide_cut(32, 100, 112)
+    ((2, 1), (2, 2), (1, 1))
+    """
+    pairs = blocks * -(-tokens // (2 * WIDE_TOKENS))
+    if tokens <= WIDE_TOKENS or 2 * pairs < LEAST_BLOCKS or steps < 2:
+        return 1, 1
+    return 2, 1 if pairs >= LEAST_BLOCKS else 2
 
 
 def _wide_shared(token_blocks: int) -> int:
@@ -96,13 +123,10 @@ def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> No
 def _multiply_wide(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
     device = int(cupy().cuda.runtime.getDevice())
     blocks = -(-weights.shape[0] // WIDE_ROWS)
-    # Twice the tokens halve the decoding, as long as every multiprocessor still has a block.
-    across = -(-operand.tokens // (2 * WIDE_TOKENS))
-    token_blocks = 2 if blocks * across >= LEAST_BLOCKS else 1
-    kernel = _wide_kernel(tuple(weights.constants.items()), token_blocks, device)
+    token_blocks, split = wide_cut(blocks, operand.tokens, weights.steps)
     launch_early(
-        kernel,
-        (-(-operand.tokens // (token_blocks * WIDE_TOKENS)), blocks),
+        _wide_kernel(tuple(weights.constants.items()), token_blocks, split, device),
+        (-(-operand.tokens // (token_blocks * WIDE_TOKENS)), blocks, split),
         (256,),
         (*weights.arrays, weights.row_scale, bias, operand.halves, operand.scale, out,
          operand.tokens, weights.shape[0], weights.tiles, weights.steps),

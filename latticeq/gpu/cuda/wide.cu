@@ -3,8 +3,10 @@
 //
 // A block has ROWS rows of the matrix and TOKENS tokens, and takes a part of 64 columns at a time. One
 // thread asks for tokens, parts ahead, as `halves` has them with `is_wide` set (prepare.cu). While the
-// tensor cores multiply one part, the warps decode the next. Macros: those of weights.cuh, and
-// TOKEN_BLOCKS of 128 tokens, 1 or 2.
+// tensor cores multiply one part, the warps decode the next. Where there are too few blocks for all
+// multiprocessors two share the columns, a cluster: each adds up the sums of half of their tokens.
+// Macros: those of weights.cuh; TOKEN_BLOCKS of 128 tokens, 1 or 2; SPLIT, how many share columns, 1 or
+// with two blocks of tokens 2.
 
 #include "halves.cuh"
 #include "weights.cuh"
@@ -133,11 +135,12 @@ INLINE void copy(u32 target, const unsigned short* source, u32 barrier) {
         :: "r"(target), "l"(source), "r"(COPY_BYTES), "r"(barrier) : "memory");
 }
 
-// Ask for a part of the block's tokens: whole blocks of 128, as the last one is filled up.
+// Ask for part number `count` of this block, `part` of `parts`: whole blocks of 128 tokens, as the last
+// one is filled up.
 INLINE void copy_part(
-    const unsigned short* x, int tokens, int part, int parts, u32 base, u32 full
+    const unsigned short* x, int tokens, int count, int part, int parts, u32 base, u32 full
 ) {
-    const int stage = part % STAGES, first = blockIdx.x * TOKEN_BLOCKS, last = (tokens - 1) / 128;
+    const int stage = count % STAGES, first = blockIdx.x * TOKEN_BLOCKS, last = (tokens - 1) / 128;
     asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }"
                  :: "r"(full + 8 * stage), "r"(STAGE_BYTES) : "memory");
 #pragma unroll
@@ -148,7 +151,76 @@ INLINE void copy_part(
     }
 }
 
+struct Output {
+    float* y;
+    const float* row_scale;
+    const float* token_scale;
+    const float* bias;
+    int tokens, rows;
+};
+
+// Write sums FIRST to FIRST + COUNT of a thread. Thread (g, t) of a warp holds rows g and g + 8 of its
+// sixteen, tokens 8 j + 2 t and one more, from `first_token` on for sum FIRST.
+template <int FIRST, int COUNT>
+INLINE void store(const Output& output, const float (&c)[TOKENS / 2], int row, int first_token) {
+    const int thread_token = first_token + 2 * (threadIdx.x & 3);
+    float scale[2], more[2];
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+        const int here = min(row + 8 * which, output.rows - 1);
+        scale[which] = output.row_scale[here];
+        more[which] = output.bias ? output.bias[here] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < COUNT / 4; j++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int token = thread_token + 8 * j + e;
+            if (token >= output.tokens) continue;
+            const float token_scale = __ldg(output.token_scale + token);
+            float* mine = output.y + (size_t)token * output.rows;
+#pragma unroll
+            for (int which = 0; which < 2; which++) {
+                const float value = c[FIRST + 4 * j + 2 * which + e] * scale[which] * token_scale;
+                if (row + 8 * which < output.rows) mine[row + 8 * which] = value + more[which];
+            }
+        }
+    }
+}
+
+#if SPLIT > 1
+INLINE void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Send sums FIRST to FIRST + 64 to the other block of the cluster, and add what it sent to the others.
+template <int FIRST>
+INLINE void exchange(float (&c)[TOKENS / 2], u32 base, u32 other) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(base), "r"(other));
+    meet_cluster();  // nobody multiplies from that memory any more
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        asm volatile("st.shared::cluster.f32 [%0], %1;"
+                     :: "r"(there + (i * 32 * WARPS + threadIdx.x) * 4), "f"(c[FIRST + i]) : "memory");
+    }
+    meet_cluster();
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        float sent;
+        asm volatile("ld.shared.f32 %0, [%1];"
+                     : "=f"(sent) : "r"(base + (i * 32 * WARPS + threadIdx.x) * 4) : "memory");
+        c[64 - FIRST + i] += sent;
+    }
+}
+#endif
+
+#if SPLIT > 1
+extern "C" __global__ void __cluster_dims__(1, 1, SPLIT) __launch_bounds__(32 * WARPS, 1) multiply(
+#else
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
+#endif
     const uint4* words, const unsigned short* pairs, const unsigned char* plane,
     const unsigned char* flips, const u32* scales_in, const float* row_scale, const float* bias,
     const unsigned short* x, const float* token_scale, float* y,
@@ -156,45 +228,43 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
 ) {
     extern __shared__ unsigned char memory[];
     __shared__ __align__(64) u32 scales[16];
-    __shared__ float token_scales[TOKENS];
     __shared__ __align__(8) u64 barriers[2 * STAGES];
     start_next_grid();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, first_token = blockIdx.x * TOKENS;
     const u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023u) & ~1023u;
     const u32 full = (u32)__cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
+    const int first_step = steps * blockIdx.z / SPLIT;
+    const int own_steps = steps * (blockIdx.z + 1) / SPLIT - first_step;
+
+    const int tile = min((int)blockIdx.y * (ROWS / 16) + warp, tiles - 1);
+    const size_t size = (size_t)tiles * steps, word = ((size_t)tile * steps + first_step) * 32;
+    const size_t at = word + lane;
+    Stream stream = {words + word * LOADS + lane, pairs + at, plane + at, flips + at};
+    Step now, next;
+    load_step(stream, size, 1, now);
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
             make_barrier(full + 8 * s, 1);
             make_barrier(empty + 8 * s, WARPS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
-    wait_for_grids();
-    for (int i = threadIdx.x; i < TOKENS; i += 32 * WARPS) {
-        token_scales[i] = first_token + i < tokens ? token_scale[first_token + i] : 0.0f;
-    }
-    __syncthreads();
-    const int parts = 2 * steps;
-    if (threadIdx.x == 0) {
-        for (int part = 0; part < min(STAGES - 2, parts); part++) {
-            copy_part(x, tokens, part, parts, base, full);
+        wait_for_grids();
+        for (int part = 0; part < min(STAGES - 2, 2 * own_steps); part++) {
+            copy_part(x, tokens, part, 2 * first_step + part, 2 * steps, base, full);
         }
     }
+    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
     const u32 table = (u32)__cvta_generic_to_shared(scales);
-    const int tile = min((int)blockIdx.y * (ROWS / 16) + warp, tiles - 1);
-    const size_t size = (size_t)tiles * steps, word = (size_t)tile * steps * 32, at = word + lane;
-    Stream stream = {words + word * LOADS + lane, pairs + at, plane + at, flips + at};
-    Step now, next;
-    load_step(stream, size, 1, now);
+    __syncthreads();
+    wait_for_grids();
     float c[TOKENS / 2];
 #pragma unroll
     for (int i = 0; i < TOKENS / 2; i++) c[i] = 0;
     u32 a[2][4][4];
     int stage = 0, phase = 0, used = STAGES - 1;
 
-    for (int step = 0; step < steps; step++) {
-        if (step + 1 < steps) load_step(stream, size, 1, next);
+    for (int step = 0; step < own_steps; step++) {
+        if (step + 1 < own_steps) load_step(stream, size, 1, next);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -221,9 +291,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
             // so in every warp, or soon will be.
             const int part = 2 * step + half, next_part = part + STAGES - 2;
             if (lane == 0 && part > 0) arrive(empty + 8 * used);
-            if (threadIdx.x == 0 && next_part < parts) {
-                if (part > 1) await(empty + 8 * (next_part % STAGES), (next_part / STAGES + 1) & 1);
-                copy_part(x, tokens, next_part, parts, base, full);
+            if (threadIdx.x == 0 && next_part < 2 * own_steps) {
+                await(empty + 8 * (next_part % STAGES), (next_part / STAGES + 1) & 1);
+                copy_part(x, tokens, next_part, 2 * first_step + next_part, 2 * steps, base, full);
             }
             __syncwarp();
             used = stage;
@@ -234,24 +304,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 
-    // Thread (g, t) holds rows g and g + 8 of its warp's sixteen, tokens 8 j + 2 t and one more.
     const int row = (blockIdx.y * (ROWS / 16) + warp) * 16 + (lane >> 2);
-#pragma unroll
-    for (int which = 0; which < 2; which++) {
-        const int here = row + 8 * which;
-        if (here >= rows) continue;
-        const float scale = row_scale[here], more = bias ? bias[here] : 0.0f;
-        float* mine = y + (size_t)first_token * rows + here;
-#pragma unroll
-        for (int j = 0; j < TOKENS / 8; j++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int token = 8 * j + 2 * (lane & 3) + e;
-                if (first_token + token < tokens) {
-                    mine[(size_t)token * rows] =
-                        c[4 * j + 2 * which + e] * scale * token_scales[token] + more;
-                }
-            }
-        }
+    const Output output = {y, row_scale, token_scale, bias, tokens, rows};
+#if SPLIT > 1
+    if (blockIdx.z == 0) {
+        exchange<64>(c, base, 1);
+        store<0, 64>(output, c, row, first_token);
+    } else {
+        exchange<0>(c, base, 0);
+        store<64, 64>(output, c, row, first_token + 128);
     }
+#else
+    store<0, TOKENS / 2>(output, c, row, first_token);
+#endif
 }
