@@ -1,8 +1,8 @@
 """Products by many tokens: weights are decoded to float16 and the tensor cores do the rest.
 
 On devices of compute capability 9.0 one kernel does both (``cuda/wide.cu``). Elsewhere tiles of
-rows are decoded into one buffer, which stays in the device's cache while cuBLAS multiplies it by
-all tokens. Sums are in float32 either way.
+rows are decoded into a buffer, by which cuBLAS multiplies all tokens. Sums are in float32 either
+way.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from latticeq.gpu.tokens import STEP, Operand
 from latticeq.gpu.weights import Weights
 from latticeq.storage.bits import ROWS
 
-__all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide", "wide_cut"]
+__all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide"]
 
-TILE_BYTES = 2**25
-"""Of decoded weights at a time."""
+TILE_BYTES = 2**27
+"""Of decoded weights at a time: smaller ones would stay in the cache, and keep cuBLAS too short."""
 
-WIDE_ROWS, WIDE_TOKENS = 128, 128
-"""Of a block of ``cuda/wide.cu``: tokens once or twice so many."""
+WIDE_ROWS, WIDE_COLUMNS = 128, 256
+"""Rows of the matrix, and tokens, of a block of ``cuda/wide.cu``."""
 
-WIDE_STAGES = {1: 8, 2: 5}
-"""Parts of tokens that it holds, 128 bytes each: STAGES there."""
+WIDE_SHARED = 5 * WIDE_COLUMNS * 128 + 1024
+"""Bytes of its shared memory: five parts of its tokens, and what aligns the first."""
 
 LEAST_BLOCKS = 120
-"""About a block for each multiprocessor of an H100."""
+"""About one for each multiprocessor of an H100: where there are fewer, two share the columns."""
 
 FLOAT16, FLOAT32 = 2, 0
 """CUDA_R_16F and CUDA_R_32F."""
@@ -66,42 +66,10 @@ def takes_wide() -> bool:
 
 
 @cache
-def _wide_kernel(
-    constants: tuple[tuple[str, int], ...], token_blocks: int, split: int, device: int
-) -> Any:
-    how = {"TOKEN_BLOCKS": token_blocks, "SPLIT": split}
-    kernel = hopper_function("wide", "multiply", **how, **dict(constants))
-    allow_shared(kernel, _wide_shared(token_blocks))
+def _wide_kernel(constants: tuple[tuple[str, int], ...], split: int, device: int) -> Any:
+    kernel = hopper_function("wide", "multiply", SPLIT=split, **dict(constants))
+    allow_shared(kernel, WIDE_SHARED)
     return kernel
-
-
-def wide_cut(blocks: int, tokens: int, steps: int) -> tuple[int, int]:
-    """Return how ``cuda/wide.cu`` is to cut a product: TOKEN_BLOCKS and SPLIT.
-
-    Twice the tokens halve the decoding; sharing columns keeps all multiprocessors busy then.
-
-    Parameters
-    ----------
-    blocks : int
-        Of 128 rows.
-    tokens : int
-    steps : int
-        Of 128 columns.
-
-    Examples
-    --------
-    >>> wide_cut(64, 512, 224), wide_cut(32, 512, 112), wide_cut(32, 100, 112)
-    ((2, 1), (2, 2), (1, 1))
-    """
-    pairs = blocks * -(-tokens // (2 * WIDE_TOKENS))
-    if tokens <= WIDE_TOKENS or 2 * pairs < LEAST_BLOCKS or steps < 2:
-        return 1, 1
-    return 2, 1 if pairs >= LEAST_BLOCKS else 2
-
-
-def _wide_shared(token_blocks: int) -> int:
-    """Return the bytes of shared memory of a block: stages, and what aligns the first."""
-    return WIDE_STAGES[token_blocks] * token_blocks * WIDE_TOKENS * 128 + 1024
 
 
 def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
@@ -122,15 +90,16 @@ def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> No
 
 def _multiply_wide(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
     device = int(cupy().cuda.runtime.getDevice())
+    across = -(-operand.tokens // WIDE_COLUMNS)
     blocks = -(-weights.shape[0] // WIDE_ROWS)
-    token_blocks, split = wide_cut(blocks, operand.tokens, weights.steps)
+    split = 1 if across * blocks >= LEAST_BLOCKS else 2
     launch_early(
-        _wide_kernel(tuple(weights.constants.items()), token_blocks, split, device),
-        (-(-operand.tokens // (token_blocks * WIDE_TOKENS)), blocks, split),
+        _wide_kernel(tuple(weights.constants.items()), split, device),
+        (across, blocks, split),
         (256,),
         (*weights.arrays, weights.row_scale, bias, operand.halves, operand.scale, out,
          operand.tokens, weights.shape[0], weights.tiles, weights.steps),
-        _wide_shared(token_blocks),
+        WIDE_SHARED,
     )  # fmt: skip
 
 

@@ -5,52 +5,20 @@
 // thread asks for tokens, parts ahead, as `halves` has them with `is_wide` set (prepare.cu). While the
 // tensor cores multiply one part, the warps decode the next. Where there are too few blocks for all
 // multiprocessors two share the columns, a cluster: each adds up the sums of half of their tokens.
-// Macros: those of weights.cuh; TOKEN_BLOCKS of 128 tokens, 1 or 2; SPLIT, how many share columns, 1 or
-// with two blocks of tokens 2.
+// Macros: those of weights.cuh; SPLIT, how many share columns, 1 or 2.
 
 #include "halves.cuh"
 #include "weights.cuh"
 
 #define ROWS 128
-#define TOKENS (128 * TOKEN_BLOCKS)
+#define TOKENS 256
 #define WARPS 8
 #define COPY_BYTES 16384  // a part of 128 tokens
-#define STAGES (TOKEN_BLOCKS == 1 ? 8 : 5)
-#define STAGE_BYTES (COPY_BYTES * TOKEN_BLOCKS)
+#define STAGES 5
+#define STAGE_BYTES (2 * COPY_BYTES)
 
 // c (64 x TOKENS) += a (64 x 16) b (16 x TOKENS): the threads of four warps together.
 INLINE void multiply_group(float (&c)[TOKENS / 2], const u32 (&a)[4], u64 b) {
-#if TOKEN_BLOCKS == 1
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, "
-        "%8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, "
-        "%24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, "
-        "%40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-        :
-          "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]),
-          "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-          "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]),
-          "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
-          "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]),
-          "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),
-          "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
-          "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),
-          "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]),
-          "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]),
-          "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]),
-          "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]),
-          "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]),
-          "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
-          "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]),
-          "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-#else
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, "
@@ -104,7 +72,6 @@ INLINE void multiply_group(float (&c)[TOKENS / 2], const u32 (&a)[4], u64 b) {
           "+f"(c[120]), "+f"(c[121]), "+f"(c[122]), "+f"(c[123]),
           "+f"(c[124]), "+f"(c[125]), "+f"(c[126]), "+f"(c[127])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-#endif
 }
 
 // Where an operand lies in shared memory: rows of 128 bytes, their parts of 16 bytes turned around by
@@ -140,11 +107,11 @@ INLINE void copy(u32 target, const unsigned short* source, u32 barrier) {
 INLINE void copy_part(
     const unsigned short* x, int tokens, int count, int part, int parts, u32 base, u32 full
 ) {
-    const int stage = count % STAGES, first = blockIdx.x * TOKEN_BLOCKS, last = (tokens - 1) / 128;
+    const int stage = count % STAGES, first = 2 * blockIdx.x, last = (tokens - 1) / 128;
     asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }"
                  :: "r"(full + 8 * stage), "r"(STAGE_BYTES) : "memory");
 #pragma unroll
-    for (int i = 0; i < TOKEN_BLOCKS; i++) {
+    for (int i = 0; i < 2; i++) {
         const size_t from = (size_t)min(first + i, last) * parts + part;
         copy(base + stage * STAGE_BYTES + i * COPY_BYTES, x + from * (COPY_BYTES / 2),
              full + 8 * stage);
@@ -272,6 +239,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
                 u32 v[4], w[4];
                 weights_of(now, 2 * half + quad, 0, table, v);
                 weights_of(now, 2 * half + quad, 1, table, w);
+#if FORMAT == 2
+                // What is multiplied from must not be the registers that the next step comes to:
+                // a sum with the null pointer makes others, which the compiler cannot know.
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    v[i] += (u32)(u64)scales_in;
+                    w[i] += (u32)(u64)scales_in;
+                }
+#endif
 #pragma unroll
                 for (int k = 0; k < 2; k++) {
                     a[half][2 * quad + k][0] = v[2 * k];
