@@ -185,9 +185,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "plot": args.plot,
     }
     if args.plot is not None:
-        from latticeq.cli.bench_roofline import draw_roofline
+        from latticeq.cli.bench_roofline import draw_roofline, limits_of
 
-        draw_roofline(result["rows"], peaks, args.plot)
+        draw_roofline(result["rows"], limits_of(peaks), args.plot)
         say(f"\ndrawn in {args.plot}")
     return result
 

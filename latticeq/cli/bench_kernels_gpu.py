@@ -12,8 +12,11 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latticeq.cli.bench_plot import check_plot
+from latticeq.cli.bench_roofline import Limits, draw_roofline
 from latticeq.cli.console import say
 from latticeq.cli.tables import megabytes, short, table
 from latticeq.errors import InputError
@@ -51,8 +54,8 @@ class GpuKernelRow:
     seconds, lowest, highest : float
         The median product, the fastest and the slowest.
     repeats : int
-    gb_s : float
-        Bytes of the matrix read, in 10^9 a second.
+    gb_s, gop_s : float
+        Bytes of the matrix read, and multiplications and additions done, in 10^9 a second.
     bandwidth_fraction : float
         Of what a copy reaches, bytes read and written.
     speedup : float
@@ -69,6 +72,7 @@ class GpuKernelRow:
     highest: float
     repeats: int
     gb_s: float
+    gop_s: float
     bandwidth_fraction: float
     speedup: float
 
@@ -101,7 +105,7 @@ def run_on_gpu(args: argparse.Namespace) -> dict[str, Any]:
     from latticeq.gpu.device import copy_bandwidth, cupy, describe
 
     if args.plot is not None:
-        raise InputError("--plot draws the CPU's roofline; leave it out with --device gpu")
+        check_plot(args.plot)
     words = (args.formats or FORMATS).split(",")
     formats = [name for name in RANDOM_FORMATS if any(word in name for word in words)]
     if not formats:
@@ -116,14 +120,26 @@ def run_on_gpu(args: argparse.Namespace) -> dict[str, Any]:
         bench = _Bench(device, copy, max(args.repeats, 1), args.seed)
         rows = bench.rows(formats, shapes, tokens)
     report(rows)
+    if args.plot is not None:
+        _draw(rows, copy, device.name, args.plot)
     return {
         "rows": [asdict(row) for row in rows],
         "copy_bandwidth_gb_s": copy / 1e9,
         "device": asdict(device),
         "quick": args.quick,
+        "plot": args.plot,
         "seconds": round(time.perf_counter() - start, 1),
         "versions": versions() | {"cupy": str(cupy().__version__)},
     }
+
+
+def _draw(rows: Sequence[GpuKernelRow], copy: float, name: str, path: Path) -> None:
+    """Draw all but rotations, under the copy bandwidth and the fastest of cuBLAS's products."""
+    fastest = 1e9 * max(row.gop_s for row in rows if row.format == FLOAT)
+    words = f"memory, a copy: {copy / 1e12:.2f} TB/s; fastest cuBLAS: {fastest / 1e12:.0f} TOP/s"
+    drawn = [asdict(row) for row in rows if row.format != ROTATION]
+    draw_roofline(drawn, Limits(copy, fastest, words, name), path)
+    say(f"\ndrawn in {path}")
 
 
 class _Bench:
@@ -240,10 +256,11 @@ class _Bench:
         timing: Timing,
         float_seconds: float,
     ) -> GpuKernelRow:
-        seconds = timing.seconds
+        seconds, operations = timing.seconds, 2 * shape[0] * shape[1] * tokens
         return GpuKernelRow(
             name, *shape, tokens, nbytes, seconds, timing.lowest, timing.highest, timing.repeats,
-            nbytes / seconds / 1e9, nbytes / seconds / self._copy, float_seconds / seconds,
+            nbytes / seconds / 1e9, operations / seconds / 1e9, nbytes / seconds / self._copy,
+            float_seconds / seconds,
         )  # fmt: skip
 
 

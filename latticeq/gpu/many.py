@@ -1,8 +1,8 @@
 """Products by many tokens: weights are decoded to float16 and the tensor cores do the rest.
 
 On devices of compute capability 9.0 one kernel does both (``cuda/wide.cu``). Elsewhere tiles of
-rows are decoded into one buffer, which stays in the device's cache while cuBLAS multiplies it by
-all tokens. Sums are in float32 either way.
+rows are decoded into a buffer, by which cuBLAS multiplies all tokens. Sums are in float32 either
+way.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from latticeq.storage.bits import ROWS
 
 __all__ = ["decoded_rows", "multiply_float16", "multiply_many", "takes_wide"]
 
-TILE_BYTES = 2**25
-"""Of decoded weights at a time."""
+TILE_BYTES = 2**27
+"""Of decoded weights at a time: smaller ones would stay in the cache, and keep cuBLAS too short."""
 
-WIDE_ROWS, WIDE_TOKENS = 128, 128
-"""Of a block of ``cuda/wide.cu``: tokens once or twice so many."""
+WIDE_ROWS, WIDE_COLUMNS = 128, 256
+"""Rows of the matrix, and tokens, of a block of ``cuda/wide.cu``."""
 
-WIDE_STAGES = {1: 8, 2: 5}
-"""Parts of tokens that it holds, 128 bytes each: STAGES there."""
+WIDE_SHARED = 5 * WIDE_COLUMNS * 128 + 1024
+"""Bytes of its shared memory: five parts of its tokens, and what aligns the first."""
 
 LEAST_BLOCKS = 120
-"""About a block for each multiprocessor of an H100."""
+"""About one for each multiprocessor of an H100: where there are fewer, two share the columns."""
 
 FLOAT16, FLOAT32 = 2, 0
 """CUDA_R_16F and CUDA_R_32F."""
@@ -66,15 +66,10 @@ def takes_wide() -> bool:
 
 
 @cache
-def _wide_kernel(constants: tuple[tuple[str, int], ...], token_blocks: int, device: int) -> Any:
-    kernel = hopper_function("wide", "multiply", TOKEN_BLOCKS=token_blocks, **dict(constants))
-    allow_shared(kernel, _wide_shared(token_blocks))
+def _wide_kernel(constants: tuple[tuple[str, int], ...], split: int, device: int) -> Any:
+    kernel = hopper_function("wide", "multiply", SPLIT=split, **dict(constants))
+    allow_shared(kernel, WIDE_SHARED)
     return kernel
-
-
-def _wide_shared(token_blocks: int) -> int:
-    """Return the bytes of shared memory of a block: stages, and what aligns the first."""
-    return WIDE_STAGES[token_blocks] * token_blocks * WIDE_TOKENS * 128 + 1024
 
 
 def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
@@ -95,18 +90,16 @@ def multiply_many(weights: Weights, operand: Operand, bias: Any, out: Any) -> No
 
 def _multiply_wide(weights: Weights, operand: Operand, bias: Any, out: Any) -> None:
     device = int(cupy().cuda.runtime.getDevice())
+    across = -(-operand.tokens // WIDE_COLUMNS)
     blocks = -(-weights.shape[0] // WIDE_ROWS)
-    # Twice the tokens halve the decoding, as long as every multiprocessor still has a block.
-    across = -(-operand.tokens // (2 * WIDE_TOKENS))
-    token_blocks = 2 if blocks * across >= LEAST_BLOCKS else 1
-    kernel = _wide_kernel(tuple(weights.constants.items()), token_blocks, device)
+    split = 1 if across * blocks >= LEAST_BLOCKS else 2
     launch_early(
-        kernel,
-        (-(-operand.tokens // (token_blocks * WIDE_TOKENS)), blocks),
+        _wide_kernel(tuple(weights.constants.items()), split, device),
+        (across, blocks, split),
         (256,),
         (*weights.arrays, weights.row_scale, bias, operand.halves, operand.scale, out,
          operand.tokens, weights.shape[0], weights.tiles, weights.steps),
-        _wide_shared(token_blocks),
+        WIDE_SHARED,
     )  # fmt: skip
 
 

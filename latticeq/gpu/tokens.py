@@ -30,7 +30,9 @@ WIDE_ROWS = 128
 """Tokens that ``cuda/wide.cu`` takes together."""
 
 THREADS, THREADS_OF_FACTORS = 1024, 512
-"""Of a block: fewer where Paley's factor takes many registers."""
+"""Of a block: fewer where Paley's factor is over `MOST_IN_REGISTERS`, and takes more of them."""
+
+MOST_IN_REGISTERS = 28
 
 LARGEST_UNROLLED = 64
 """The largest order of Paley's factor that is written out, instruction by instruction."""
@@ -127,7 +129,8 @@ class GpuRotation:
         minus = paley_matrix(self._m) < 0
         rows = (sum(1 << int(j) for j in np.flatnonzero(row)) for row in minus)
         texts = ", ".join(f"{row:#x}ull" for row in rows)
-        return {"M": self._m, "ROWS": texts, "THREADS": THREADS_OF_FACTORS}
+        threads = THREADS if self._m <= MOST_IN_REGISTERS else THREADS_OF_FACTORS
+        return {"M": self._m, "ROWS": texts, "THREADS": threads}
 
     def rotate(self, x: Any) -> Any:
         """Return what `Rotation.apply` makes of tokens: (T, N) -> (T, N) float32, a buffer."""

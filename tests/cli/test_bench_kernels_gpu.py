@@ -29,7 +29,7 @@ def row(name: str, tokens: int, seconds: float) -> GpuKernelRow:
     rate = nbytes / seconds
     times = (seconds, 0.9 * seconds, 1.1 * seconds, 9)
     return GpuKernelRow(
-        name, 4096, 14336, tokens, nbytes, *times, rate / 1e9, rate / 3e12, 45e-6 / seconds
+        name, 4096, 14336, tokens, nbytes, *times, rate / 1e9, 1.0, rate / 3e12, 45e-6 / seconds
     )
 
 

@@ -3,52 +3,22 @@
 //
 // A block has ROWS rows of the matrix and TOKENS tokens, and takes a part of 64 columns at a time. One
 // thread asks for tokens, parts ahead, as `halves` has them with `is_wide` set (prepare.cu). While the
-// tensor cores multiply one part, the warps decode the next. Macros: those of weights.cuh, and
-// TOKEN_BLOCKS of 128 tokens, 1 or 2.
+// tensor cores multiply one part, the warps decode the next. Where there are too few blocks for all
+// multiprocessors two share the columns, a cluster: each adds up the sums of half of their tokens.
+// Macros: those of weights.cuh; SPLIT, how many share columns, 1 or 2.
 
 #include "halves.cuh"
 #include "weights.cuh"
 
 #define ROWS 128
-#define TOKENS (128 * TOKEN_BLOCKS)
+#define TOKENS 256
 #define WARPS 8
 #define COPY_BYTES 16384  // a part of 128 tokens
-#define STAGES (TOKEN_BLOCKS == 1 ? 8 : 5)
-#define STAGE_BYTES (COPY_BYTES * TOKEN_BLOCKS)
+#define STAGES 5
+#define STAGE_BYTES (2 * COPY_BYTES)
 
 // c (64 x TOKENS) += a (64 x 16) b (16 x TOKENS): the threads of four warps together.
 INLINE void multiply_group(float (&c)[TOKENS / 2], const u32 (&a)[4], u64 b) {
-#if TOKEN_BLOCKS == 1
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, "
-        "%8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, "
-        "%24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, "
-        "%40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-        :
-          "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]),
-          "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-          "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]),
-          "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
-          "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]),
-          "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),
-          "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
-          "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),
-          "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]),
-          "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]),
-          "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]),
-          "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]),
-          "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]),
-          "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
-          "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]),
-          "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-#else
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, "
@@ -102,7 +72,6 @@ INLINE void multiply_group(float (&c)[TOKENS / 2], const u32 (&a)[4], u64 b) {
           "+f"(c[120]), "+f"(c[121]), "+f"(c[122]), "+f"(c[123]),
           "+f"(c[124]), "+f"(c[125]), "+f"(c[126]), "+f"(c[127])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-#endif
 }
 
 // Where an operand lies in shared memory: rows of 128 bytes, their parts of 16 bytes turned around by
@@ -133,22 +102,92 @@ INLINE void copy(u32 target, const unsigned short* source, u32 barrier) {
         :: "r"(target), "l"(source), "r"(COPY_BYTES), "r"(barrier) : "memory");
 }
 
-// Ask for a part of the block's tokens: whole blocks of 128, as the last one is filled up.
+// Ask for part number `count` of this block, `part` of `parts`: whole blocks of 128 tokens, as the last
+// one is filled up.
 INLINE void copy_part(
-    const unsigned short* x, int tokens, int part, int parts, u32 base, u32 full
+    const unsigned short* x, int tokens, int count, int part, int parts, u32 base, u32 full
 ) {
-    const int stage = part % STAGES, first = blockIdx.x * TOKEN_BLOCKS, last = (tokens - 1) / 128;
+    const int stage = count % STAGES, first = 2 * blockIdx.x, last = (tokens - 1) / 128;
     asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }"
                  :: "r"(full + 8 * stage), "r"(STAGE_BYTES) : "memory");
 #pragma unroll
-    for (int i = 0; i < TOKEN_BLOCKS; i++) {
+    for (int i = 0; i < 2; i++) {
         const size_t from = (size_t)min(first + i, last) * parts + part;
         copy(base + stage * STAGE_BYTES + i * COPY_BYTES, x + from * (COPY_BYTES / 2),
              full + 8 * stage);
     }
 }
 
+struct Output {
+    float* y;
+    const float* row_scale;
+    const float* token_scale;
+    const float* bias;
+    int tokens, rows;
+};
+
+// Write sums FIRST to FIRST + COUNT of a thread. Thread (g, t) of a warp holds rows g and g + 8 of its
+// sixteen, tokens 8 j + 2 t and one more, from `first_token` on for sum FIRST.
+template <int FIRST, int COUNT>
+INLINE void store(const Output& output, const float (&c)[TOKENS / 2], int row, int first_token) {
+    const int thread_token = first_token + 2 * (threadIdx.x & 3);
+    float scale[2], more[2];
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+        const int here = min(row + 8 * which, output.rows - 1);
+        scale[which] = output.row_scale[here];
+        more[which] = output.bias ? output.bias[here] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < COUNT / 4; j++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int token = thread_token + 8 * j + e;
+            if (token >= output.tokens) continue;
+            const float token_scale = __ldg(output.token_scale + token);
+            float* mine = output.y + (size_t)token * output.rows;
+#pragma unroll
+            for (int which = 0; which < 2; which++) {
+                const float value = c[FIRST + 4 * j + 2 * which + e] * scale[which] * token_scale;
+                if (row + 8 * which < output.rows) mine[row + 8 * which] = value + more[which];
+            }
+        }
+    }
+}
+
+#if SPLIT > 1
+INLINE void meet_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Send sums FIRST to FIRST + 64 to the other block of the cluster, and add what it sent to the others.
+template <int FIRST>
+INLINE void exchange(float (&c)[TOKENS / 2], u32 base, u32 other) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(base), "r"(other));
+    meet_cluster();  // nobody multiplies from that memory any more
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        asm volatile("st.shared::cluster.f32 [%0], %1;"
+                     :: "r"(there + (i * 32 * WARPS + threadIdx.x) * 4), "f"(c[FIRST + i]) : "memory");
+    }
+    meet_cluster();
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        float sent;
+        asm volatile("ld.shared.f32 %0, [%1];"
+                     : "=f"(sent) : "r"(base + (i * 32 * WARPS + threadIdx.x) * 4) : "memory");
+        c[64 - FIRST + i] += sent;
+    }
+}
+#endif
+
+#if SPLIT > 1
+extern "C" __global__ void __cluster_dims__(1, 1, SPLIT) __launch_bounds__(32 * WARPS, 1) multiply(
+#else
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
+#endif
     const uint4* words, const unsigned short* pairs, const unsigned char* plane,
     const unsigned char* flips, const u32* scales_in, const float* row_scale, const float* bias,
     const unsigned short* x, const float* token_scale, float* y,
@@ -156,45 +195,43 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
 ) {
     extern __shared__ unsigned char memory[];
     __shared__ __align__(64) u32 scales[16];
-    __shared__ float token_scales[TOKENS];
     __shared__ __align__(8) u64 barriers[2 * STAGES];
     start_next_grid();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, first_token = blockIdx.x * TOKENS;
     const u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023u) & ~1023u;
     const u32 full = (u32)__cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
+    const int first_step = steps * blockIdx.z / SPLIT;
+    const int own_steps = steps * (blockIdx.z + 1) / SPLIT - first_step;
+
+    const int tile = min((int)blockIdx.y * (ROWS / 16) + warp, tiles - 1);
+    const size_t size = (size_t)tiles * steps, word = ((size_t)tile * steps + first_step) * 32;
+    const size_t at = word + lane;
+    Stream stream = {words + word * LOADS + lane, pairs + at, plane + at, flips + at};
+    Step now, next;
+    load_step(stream, size, 1, now);
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
             make_barrier(full + 8 * s, 1);
             make_barrier(empty + 8 * s, WARPS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
-    wait_for_grids();
-    for (int i = threadIdx.x; i < TOKENS; i += 32 * WARPS) {
-        token_scales[i] = first_token + i < tokens ? token_scale[first_token + i] : 0.0f;
-    }
-    __syncthreads();
-    const int parts = 2 * steps;
-    if (threadIdx.x == 0) {
-        for (int part = 0; part < min(STAGES - 2, parts); part++) {
-            copy_part(x, tokens, part, parts, base, full);
+        wait_for_grids();
+        for (int part = 0; part < min(STAGES - 2, 2 * own_steps); part++) {
+            copy_part(x, tokens, part, 2 * first_step + part, 2 * steps, base, full);
         }
     }
+    if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
     const u32 table = (u32)__cvta_generic_to_shared(scales);
-    const int tile = min((int)blockIdx.y * (ROWS / 16) + warp, tiles - 1);
-    const size_t size = (size_t)tiles * steps, word = (size_t)tile * steps * 32, at = word + lane;
-    Stream stream = {words + word * LOADS + lane, pairs + at, plane + at, flips + at};
-    Step now, next;
-    load_step(stream, size, 1, now);
+    __syncthreads();
+    wait_for_grids();
     float c[TOKENS / 2];
 #pragma unroll
     for (int i = 0; i < TOKENS / 2; i++) c[i] = 0;
     u32 a[2][4][4];
     int stage = 0, phase = 0, used = STAGES - 1;
 
-    for (int step = 0; step < steps; step++) {
-        if (step + 1 < steps) load_step(stream, size, 1, next);
+    for (int step = 0; step < own_steps; step++) {
+        if (step + 1 < own_steps) load_step(stream, size, 1, next);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -202,6 +239,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
                 u32 v[4], w[4];
                 weights_of(now, 2 * half + quad, 0, table, v);
                 weights_of(now, 2 * half + quad, 1, table, w);
+#if FORMAT == 2
+                // What is multiplied from must not be the registers that the next step comes to:
+                // a sum with the null pointer makes others, which the compiler cannot know.
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    v[i] += (u32)(u64)scales_in;
+                    w[i] += (u32)(u64)scales_in;
+                }
+#endif
 #pragma unroll
                 for (int k = 0; k < 2; k++) {
                     a[half][2 * quad + k][0] = v[2 * k];
@@ -221,9 +267,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
             // so in every warp, or soon will be.
             const int part = 2 * step + half, next_part = part + STAGES - 2;
             if (lane == 0 && part > 0) arrive(empty + 8 * used);
-            if (threadIdx.x == 0 && next_part < parts) {
-                if (part > 1) await(empty + 8 * (next_part % STAGES), (next_part / STAGES + 1) & 1);
-                copy_part(x, tokens, next_part, parts, base, full);
+            if (threadIdx.x == 0 && next_part < 2 * own_steps) {
+                await(empty + 8 * (next_part % STAGES), (next_part / STAGES + 1) & 1);
+                copy_part(x, tokens, next_part, 2 * first_step + next_part, 2 * steps, base, full);
             }
             __syncwarp();
             used = stage;
@@ -234,24 +280,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 
-    // Thread (g, t) holds rows g and g + 8 of its warp's sixteen, tokens 8 j + 2 t and one more.
     const int row = (blockIdx.y * (ROWS / 16) + warp) * 16 + (lane >> 2);
-#pragma unroll
-    for (int which = 0; which < 2; which++) {
-        const int here = row + 8 * which;
-        if (here >= rows) continue;
-        const float scale = row_scale[here], more = bias ? bias[here] : 0.0f;
-        float* mine = y + (size_t)first_token * rows + here;
-#pragma unroll
-        for (int j = 0; j < TOKENS / 8; j++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int token = 8 * j + 2 * (lane & 3) + e;
-                if (first_token + token < tokens) {
-                    mine[(size_t)token * rows] =
-                        c[4 * j + 2 * which + e] * scale * token_scales[token] + more;
-                }
-            }
-        }
+    const Output output = {y, row_scale, token_scale, bias, tokens, rows};
+#if SPLIT > 1
+    if (blockIdx.z == 0) {
+        exchange<64>(c, base, 1);
+        store<0, 64>(output, c, row, first_token);
+    } else {
+        exchange<0>(c, base, 0);
+        store<64, 64>(output, c, row, first_token + 128);
     }
+#else
+    store<0, TOKENS / 2>(output, c, row, first_token);
+#endif
 }
