@@ -104,8 +104,8 @@ def _report(result: dict[str, Any]) -> None:
         say(
             f"{'gpu ' + str(gpu['index']):<10}{gpu['name']}, {_gib(gpu['memory'])}, "
             f"{_gib(gpu['free_memory'])} free; driver for CUDA {gpu['driver']}, CUDA "
-            f"{gpu['cuda']}, compute capability {gpu['compute_capability']}: perplexity, generate "
-            "and bench run there with --device gpu"
+            f"{gpu['cuda']}, compute capability {gpu['compute_capability']}: perplexity, generate, "
+            "chat and bench run there with --device gpu"
         )
     if result["gpu_missing"] is not None:
         say(f"{'gpu':<10}none: {result['gpu_missing']}")
