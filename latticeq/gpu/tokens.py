@@ -30,9 +30,7 @@ WIDE_ROWS = 128
 """Tokens that ``cuda/wide.cu`` takes together."""
 
 THREADS, THREADS_OF_FACTORS = 1024, 512
-"""Of a block: fewer where Paley's factor is over `MOST_IN_REGISTERS`, and takes more of them."""
-
-MOST_IN_REGISTERS = 28
+"""Of a block: fewer where Paley's factor is in registers, and two blocks share a multiprocessor."""
 
 LARGEST_UNROLLED = 64
 """The largest order of Paley's factor that is written out, instruction by instruction."""
@@ -129,8 +127,7 @@ class GpuRotation:
         minus = paley_matrix(self._m) < 0
         rows = (sum(1 << int(j) for j in np.flatnonzero(row)) for row in minus)
         texts = ", ".join(f"{row:#x}ull" for row in rows)
-        threads = THREADS if self._m <= MOST_IN_REGISTERS else THREADS_OF_FACTORS
-        return {"M": self._m, "ROWS": texts, "THREADS": threads}
+        return {"M": self._m, "ROWS": texts, "THREADS": THREADS_OF_FACTORS}
 
     def rotate(self, x: Any) -> Any:
         """Return what `Rotation.apply` makes of tokens: (T, N) -> (T, N) float32, a buffer."""
