@@ -21,6 +21,7 @@ LAYERS = (
     ("storage",),
     ("linear",),
     ("model",),
+    ("gpu",),
     ("cli", "__main__"),
 )
 """Imports go up this list only: a layer sees itself and the layers above it here."""

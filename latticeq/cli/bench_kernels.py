@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli import machine
+from latticeq.cli.bench_kernels_gpu import chosen_device, run_on_gpu
 from latticeq.cli.bench_model import number_list
 from latticeq.cli.console import say
 from latticeq.cli.env import versions
@@ -112,6 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only formats whose name has one of these words in it, such as cubic,int8",
     )
     parser.add_argument(
+        "--device",
+        metavar="cpu|gpu|gpu:N",
+        type=chosen_device,
+        help="measure on this GPU, beside cuBLAS and the bandwidth of its memory (default cpu; "
+        "needs the extra latticeq[gpu])",
+    )
+    parser.add_argument(
         "--repeats",
         metavar="N",
         type=int,
@@ -152,6 +160,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.repeats < 1:
         raise InputError(f"--repeats is {args.repeats}; it must be at least 1")
+    if args.device is not None:
+        return run_on_gpu(args)
     formats = _formats(args.formats)
     shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
     tokens = args.tokens or (QUICK_TOKENS if args.quick else TOKENS)
@@ -175,9 +185,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "plot": args.plot,
     }
     if args.plot is not None:
-        from latticeq.cli.bench_roofline import draw_roofline
+        from latticeq.cli.bench_roofline import draw_roofline, limits_of
 
-        draw_roofline(result["rows"], peaks, args.plot)
+        draw_roofline(result["rows"], limits_of(peaks), args.plot)
         say(f"\ndrawn in {args.plot}")
     return result
 

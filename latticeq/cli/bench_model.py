@@ -30,8 +30,9 @@ from latticeq.cli.bench_speed import (
 )
 from latticeq.cli.console import say
 from latticeq.cli.contents import read_config, run_bits, run_words
+from latticeq.cli.device import add_device_argument, load_model
 from latticeq.cli.env import versions
-from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
+from latticeq.cli.runtime import add_runtime_argument
 from latticeq.cli.tables import duration, megabytes, short, table, thread_words
 from latticeq.errors import InputError
 
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the machine's limits, which take two seconds to measure",
     )
     add_runtime_argument(parser)
+    add_device_argument(parser)
     against = parser.add_argument_group("beside llama.cpp")
     against.add_argument(
         "--against",
@@ -113,6 +115,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if (args.against is None) != (args.gguf is None):
         given, missing = ("against", "gguf") if args.gguf is None else ("gguf", "against")
         raise InputError(f"--{given} is given without --{missing}; the two belong together")
+    if args.device and (args.against is not None or args.threads_list is not None):
+        raise InputError(
+            "--against and --threads-list measure the CPU; leave them out, or leave out --device"
+        )
     if args.against is not None:
         from latticeq.cli.bench_against import run_against
 
@@ -127,13 +133,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     """Load, warm up, measure, and compare with the machine's limits."""
     from latticeq.cli.progress import compile_notice
-    from latticeq.model.loader import load
 
     start = time.perf_counter()
-    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
-    model = load(args.folder, runtime=runtime)
+    model, runtime = load_model(args)
     load_s = time.perf_counter() - start
-    compile_notice()
+    if not args.device:
+        compile_notice()
     speed = measure(
         model, args.prompt_tokens, args.decode_tokens, args.repeats, args.seed, progress=True
     )
@@ -165,10 +170,18 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
         "cpu": machine.cpu_name(),
         "versions": versions(),
     }
+    if args.device:
+        from latticeq.cli.bench_device import device_result
+
+        result |= device_result(args.device)
     _report(result, speed, contexts)
-    if not args.no_peaks:
-        result |= _beside_peaks(result)
-    return result
+    if args.no_peaks:
+        return result
+    if args.device:
+        from latticeq.cli.bench_device import beside_bandwidth
+
+        return result | beside_bandwidth(result, args.device)
+    return result | _beside_peaks(result)
 
 
 def _context_result(found: DecodeSpeed) -> dict[str, Any]:
@@ -200,7 +213,8 @@ def _beside_peaks(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(result: dict[str, Any], speed: Speed, contexts: Sequence[DecodeSpeed]) -> None:
-    say(f"{result['cpu']}, {thread_words(result['threads'])}")
+    where = result["device"] if "device" in result else thread_words(result["threads"])
+    say(f"{result['cpu']}, {where}")
     say(", ".join(f"{name} {number}" for name, number in result["versions"].items()))
     say(
         f"weights {result['dtype']}, {result['bits_per_weight']:.3f} bits in the linears, runtime "

@@ -8,6 +8,7 @@ the roof is the lower of both (Williams, Waterman and Patterson 2009).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +18,53 @@ from latticeq.cli.tables import thread_words
 if TYPE_CHECKING:
     from latticeq.cli.peaks import Peaks
 
-__all__ = ["draw_roofline", "roof"]
+__all__ = ["Limits", "draw_roofline", "limits_of", "roof"]
 
 MARKERS = "osDv^<>Ph*X"
 COLOURS = ("#0b6e4f", "#6c757d", "#8e5ea2", "#c44536", "#d98324", "#2b59c3")
 
 
-def roof(intensity: float, peaks: Peaks) -> float:
+@dataclass(frozen=True)
+class Limits:
+    """The two limits of a machine, and their names.
+
+    Attributes
+    ----------
+    read : float
+        Bytes a second.
+    operations : float
+        Multiplications and additions a second.
+    words : str
+        Both, for people.
+    machine : str
+        What did the work.
+    """
+
+    read: float
+    operations: float
+    words: str
+    machine: str
+
+
+def limits_of(peaks: Peaks) -> Limits:
+    """Return the limits of a CPU."""
+    words = f"memory, {peaks.read / 1e9:.1f} GB/s; int8 products, {peaks.int8 / 1e9:.0f} GOP/s"
+    return Limits(peaks.read, peaks.int8, words, thread_words(peaks.threads))
+
+
+def roof(intensity: float, limits: Limits) -> float:
     """Return the most operations a second, in 10^9, that do `intensity` operations a byte."""
-    return min(peaks.read * intensity, peaks.int8) / 1e9
+    return min(limits.read * intensity, limits.operations) / 1e9
 
 
-def draw_roofline(rows: Sequence[Mapping[str, Any]], peaks: Peaks, path: Path) -> None:
+def draw_roofline(rows: Sequence[Mapping[str, Any]], limits: Limits, path: Path) -> None:
     """Draw the rows of ``latticeq bench kernels --json`` that belong to its largest shape.
 
     Parameters
     ----------
     rows : sequence of mappings
         With the fields of `latticeq.cli.bench_kernels.KernelRow`.
-    peaks : Peaks
+    limits : Limits
     path : Path
         A .png or .svg file; replaced if it is there.
 
@@ -51,12 +80,12 @@ def draw_roofline(rows: Sequence[Mapping[str, Any]], peaks: Peaks, path: Path) -
     figure = figure_class()(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     intensities = [_intensity(row) for row in drawn]
-    low, high = min(intensities) / 2, 2 * max(*intensities, peaks.int8 / peaks.read)
-    corner = peaks.int8 / peaks.read
+    corner = limits.operations / limits.read
+    low, high = min(intensities) / 2, 2 * max(*intensities, corner)
     ends = sorted({low, min(max(corner, low), high), high})
-    axes.plot(ends, [roof(end, peaks) for end in ends], color="black", linewidth=1.5)
+    axes.plot(ends, [roof(end, limits) for end in ends], color="black", linewidth=1.5)
     axes.annotate(
-        f"memory, {peaks.read / 1e9:.1f} GB/s; int8 products, {peaks.int8 / 1e9:.0f} GOP/s",
+        limits.words,
         (0.02, 0.97),
         xycoords="axes fraction",
         verticalalignment="top",
@@ -76,9 +105,7 @@ def draw_roofline(rows: Sequence[Mapping[str, Any]], peaks: Peaks, path: Path) -
     axes.set_xlabel("operations a byte of the matrix: more tokens to the right")
     axes.set_ylabel("10⁹ operations a second")
     tokens = ", ".join(str(count) for count in sorted({row["tokens"] for row in drawn}))
-    axes.set_title(
-        f"{shape[0]} x {shape[1]}, {tokens} tokens at once, {thread_words(peaks.threads)}"
-    )
+    axes.set_title(f"{shape[0]} x {shape[1]}, {tokens} tokens at once, {limits.machine}")
     axes.grid(True, which="major", linewidth=0.3)
     axes.legend(loc="lower right", fontsize=9)
     figure.savefig(path, dpi=150)

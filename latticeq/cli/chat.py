@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from latticeq.cli.chat_lines import line_reader
 from latticeq.cli.console import say
-from latticeq.cli.contents import read_config
+from latticeq.cli.device import add_device_argument, load_model
 from latticeq.cli.interrupts import Interrupts
-from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
+from latticeq.cli.runtime import add_runtime_argument
 from latticeq.cli.sampling import add_sampling_arguments
 from latticeq.cli.streaming import Pace, stream
 from latticeq.errors import InputError, LatticeqError
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # Small models lose the thread where unlikely words are drawn.
     add_sampling_arguments(parser, max_tokens=512, temperature=0.2)
     add_runtime_argument(parser)
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -71,15 +72,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from latticeq.model.chat_template import ChatTemplate
     from latticeq.model.conversation import Conversation
     from latticeq.model.generate import check_sampling
-    from latticeq.model.loader import load
     from latticeq.model.tokenizer import Tokenizer
 
     check_sampling(args.max_tokens, args.temperature, args.top_p)
     template = ChatTemplate.from_folder(args.folder)
     tokenizer = Tokenizer.from_folder(args.folder)
-    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
-    compile_notice()
-    model = load(args.folder, runtime=runtime)
+    if not args.device:
+        compile_notice()
+    model, runtime = load_model(args)
     conversation = Conversation(model, tokenizer, template, args.system)
     options = {name: getattr(args, name) for name in ("max_tokens", "temperature", "top_p")}
     # One generator for all turns: a repeated question may get another answer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Report versions, processor, kernel path, threads, memory, cache folder and extras."""
+    """Report versions, processor, kernel path, threads, memory, cache, extras and GPUs."""
     from latticeq import simd
     from latticeq.jit import cache_root
     from latticeq.simd.packed import features
@@ -50,9 +51,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "cache_folder": str(folder),
         "cache_bytes": _folder_bytes(folder),
         "extras": {extra: _version(package) is not None for extra, package in EXTRAS.items()},
+        **_devices(),
     }
     _report(result)
     return result
+
+
+def _devices() -> dict[str, Any]:
+    """Return what GPUs there are, and why none can be used if so."""
+    from latticeq.gpu.device import describe, device_count, missing
+
+    devices = [asdict(describe(index)) for index in range(device_count())]
+    return {"gpus": devices, "gpu_missing": missing()}
 
 
 def versions() -> dict[str, str | None]:
@@ -90,6 +100,15 @@ def _report(result: dict[str, Any]) -> None:
     }
     for name, text in rows.items():
         say(f"{name:<10}{text}")
+    for gpu in result["gpus"]:
+        say(
+            f"{'gpu ' + str(gpu['index']):<10}{gpu['name']}, {_gib(gpu['memory'])}, "
+            f"{_gib(gpu['free_memory'])} free; driver for CUDA {gpu['driver']}, CUDA "
+            f"{gpu['cuda']}, compute capability {gpu['compute_capability']}: perplexity, generate, "
+            "chat and bench run there with --device gpu"
+        )
+    if result["gpu_missing"] is not None:
+        say(f"{'gpu':<10}none: {result['gpu_missing']}")
     for extra, installed in result["extras"].items():
         state = "installed" if installed else f"not installed: pip install 'latticeq[{extra}]'"
         say(f"{'extra':<10}{extra}: {state}")

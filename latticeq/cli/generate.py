@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from latticeq.cli.console import say
-from latticeq.cli.contents import read_config
-from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
+from latticeq.cli.device import add_device_argument, load_model
+from latticeq.cli.runtime import add_runtime_argument
 from latticeq.cli.sampling import add_sampling_arguments
 from latticeq.cli.streaming import Pace, stream
 from latticeq.errors import InputError
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_arguments(parser, max_tokens=128, temperature=0.0)
     add_runtime_argument(parser)
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from latticeq.model.chat_template import ChatTemplate
     from latticeq.model.conversation import one_turn, stop_ids
     from latticeq.model.generate import generate
-    from latticeq.model.loader import load
     from latticeq.model.tokenizer import Tokenizer
 
     if not args.prompt:
@@ -55,8 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         template = ChatTemplate.from_folder(args.folder)
         prompt = one_turn(tokenizer, template, args.prompt)
         stops = stop_ids(tokenizer, template)
-    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
-    model = load(args.folder, runtime=runtime)
+    model, runtime = load_model(args)
     tokens = generate(
         model,
         prompt,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from latticeq.cli.console import say
-from latticeq.cli.contents import read_config
-from latticeq.cli.runtime import add_runtime_argument, chosen_runtime
+from latticeq.cli.device import add_device_argument, load_model
+from latticeq.cli.runtime import add_runtime_argument
 from latticeq.errors import InputError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use only the first N windows (default: all; 10 show a gap of 0.1 between two models)",
     )
     add_runtime_argument(parser)
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, say the protocol, and return the numbers."""
-    from latticeq.model.loader import load
     from latticeq.model.perplexity import perplexity
     from latticeq.model.tokenizer import Tokenizer
 
@@ -59,8 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"{args.text} is not UTF-8 text ({error}); convert it first") from error
     tokenizer = Tokenizer.from_folder(args.folder)
-    runtime = chosen_runtime(args.folder, args.runtime, read_config(args.folder))
-    model = load(args.folder, args.context, runtime=runtime)
+    model, runtime = load_model(args, args.context)
     say(
         f"{args.text.name} (sha256 {sha256[:16]}), windows of {args.context} without overlap, "
         f"tail dropped, no BOS, weights {model.dtype}, runtime {runtime}"

@@ -328,18 +328,23 @@ class Llama:
         -----
         Logits exist for a few rows at a time, never (T, V).
         """
-        follow = self._checked(targets)
-        if len(follow) != len(hidden):
-            raise InputError(
-                f"{len(hidden)} hidden states and {len(follow)} targets were given; "
-                "each state needs the token that followed it"
-            )
+        follow = self._followers(hidden, targets)
         step = max(1, _LOGITS_BYTES // (4 * self.config.vocab_size))
         out = np.empty(len(hidden), np.float64)  # (T,)
         for first in range(0, len(hidden), step):
             rows = slice(first, first + step)
             nll_rows(self.head(hidden[rows]), follow[rows], out[rows])
         return out
+
+    def _followers(self, hidden: Any, targets: ArrayLike) -> NDArray[np.int64]:
+        """Return the targets of hidden states, checked to be one for each."""
+        follow = self._checked(targets)
+        if len(follow) != len(hidden):
+            raise InputError(
+                f"{len(hidden)} hidden states and {len(follow)} targets were given; "
+                "each state needs the token that followed it"
+            )
+        return follow
 
     def _checked(self, ids: ArrayLike) -> NDArray[np.int64]:
         tokens = np.asarray(ids)

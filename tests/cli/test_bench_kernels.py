@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latticeq.cli.bench_kernels import FLOAT
-from latticeq.cli.bench_roofline import roof
+from latticeq.cli.bench_roofline import limits_of, roof
 from latticeq.cli.peaks import Peaks
 from latticeq.cli.random_matrices import RANDOM_FORMATS, random_packed
 from latticeq.linear.packed import make_packed_linear
@@ -66,7 +66,7 @@ def test_the_picture(measured: Outcome) -> None:
     drawn = Path(measured.result["plot"]).read_text()
     assert drawn.startswith("<?xml")
     peaks = Peaks(2, read=20e9, read_one=10e9, int8=400e9, int8_one=200e9)
-    assert [roof(intensity, peaks) for intensity in (1, 20, 1000)] == [20, 400, 400]
+    assert [roof(intensity, limits_of(peaks)) for intensity in (1, 20, 1000)] == [20, 400, 400]
     assert "2 threads: memory reads 20.0 GB/s" in peaks.words()
 
 

@@ -111,7 +111,9 @@ class KVCoding:
 
     def of_layer(self, layer: int) -> KVCoding:
         """Return the coding of one layer, for a cache of that layer alone."""
-        mine: dict[str, Any] = {
-            name: array[layer : layer + 1] for name, array in self._given().items()
-        }
+        return self.of_layers(layer, layer + 1)
+
+    def of_layers(self, first: int, last: int) -> KVCoding:
+        """Return the coding of layers from `first` to before `last`, for a cache of these alone."""
+        mine: dict[str, Any] = {name: array[first:last] for name, array in self._given().items()}
         return replace(self, **mine)

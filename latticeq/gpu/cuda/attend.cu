@@ -1,0 +1,364 @@
+// Attention of one token: its queries and key turned by its position, its key and value kept, and
+// every position up to its own attended to. What position that is, and where the cache lies, the
+// kernel reads from memory, so that one launch, captured, serves every token of every sequence.
+//
+// Compiled with KIND (how keys and values are kept: 0 float32, 1 float16, 2 rows of nest_rows.cuh),
+// WIDTH, SHARED (query heads of a kv head), GROUP (how many of them go together; divides SHARED) and
+// KV_HEADS. A layer of a cache is (KV_HEADS, capacity, WIDTH) or, of rows, (KV_HEADS, capacity,
+// bytes).
+//
+// A block takes a run of positions of one kv head, CHUNK at a time; the last to finish joins the
+// runs, in their order, scaled to one largest score, so that results do not depend on which one that
+// was.
+
+#include "floats.cuh"
+#include "halves.cuh"
+#include "reduce.cuh"
+
+constexpr int THREADS = 256, WARPS = THREADS / 32, CHUNK = 64;
+constexpr int VECTOR = WIDTH % 8 == 0 ? 8 : WIDTH % 4 == 0 ? 4 : 2;
+constexpr int PARTS = WIDTH / VECTOR;
+
+__host__ __device__ constexpr int power_of_two(int least) {
+    int power = 1;
+    while (power < least) power *= 2;
+    return power;
+}
+
+constexpr int LANES = power_of_two(PARTS);  // threads that read one position
+constexpr int ROWS = THREADS / LANES;       // positions read at a time
+constexpr int PASSES = (CHUNK + ROWS - 1) / ROWS;
+constexpr int HALF = WIDTH / 2;
+
+#if KIND == 2
+#include "nest_rows.cuh"
+static_assert(THREADS == 2 * TEAM, "two teams code a key and a value");
+typedef unsigned char Number;
+constexpr int KEY_STEP = KEY_ROW, VALUE_STEP = VALUE_ROW;
+
+struct Raw {
+    unsigned word;
+    float scale;
+};
+
+__device__ inline Raw fetch(const Number *row, int lane, int kind, const float *units) {
+    Raw raw;
+    const int bits = kind ? bits_for(VALUE_SCALES) : bits_for(KEY_SCALES);
+    read_block(row, lane, bits, units + kind * MOST_SCALES, &raw.word, &raw.scale);
+    return raw;
+}
+
+__device__ inline void expand(const Raw &raw, int kind, float *numbers) {
+    int points[8];
+    decode_word(raw.word, kind ? VALUE_Q : KEY_Q, points);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) numbers[i] = (float)points[i] * raw.scale;
+}
+#else
+constexpr int KEY_STEP = WIDTH, VALUE_STEP = WIDTH;
+#if KIND == 1
+typedef unsigned short Number;
+__device__ inline float value_of(Number bits) { return from_half(bits); }
+__device__ inline Number kept(float value) { return to_half(value); }
+#else
+typedef float Number;
+__device__ inline float value_of(Number value) { return value; }
+__device__ inline Number kept(float value) { return value; }
+#endif
+
+struct alignas(VECTOR * sizeof(Number) >= 16 ? 16 : VECTOR * sizeof(Number)) Raw {
+    Number numbers[VECTOR];
+};
+
+__device__ inline Raw fetch(const Number *row, int lane, int, const float *) {
+    return ((const Raw *)row)[lane];
+}
+
+__device__ inline void expand(const Raw &raw, int, float *numbers) {
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) numbers[i] = value_of(raw.numbers[i]);
+}
+#endif
+
+// Return number i of a head turned by the angles of a position.
+__device__ inline float rotated(const float *head, const float *cosine, const float *sine, int i) {
+    const int pair = i % HALF;
+    const float a = head[pair], b = head[HALF + pair], c = cosine[pair], s = sine[pair];
+    return i < HALF ? __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s))
+                    : __fadd_rn(__fmul_rn(b, c), __fmul_rn(a, s));
+}
+
+struct Shared {
+    float queries[GROUP][WIDTH];
+    float scores[GROUP][CHUNK];
+    float mixed[WARPS][GROUP][WIDTH];
+    float peak[GROUP], total[GROUP], joined[GROUP][WIDTH];  // of the chunks so far
+    float older[GROUP], newer[GROUP];                       // what these and the next chunk count
+    bool is_last;
+#if KIND == 2
+    RowScratch rows;
+#endif
+};
+
+// What turns keys, queries, values and outputs to the basis in which rows are coded, and back:
+// bases (4, 2, KV_HEADS, WIDTH), what is added and what is multiplied; turns (3, WIDTH, WIDTH), of
+// keys and queries, of values, and back; scales (3, 2, MOST_SCALES): of keys and of values betas and
+// 1 / betas, and the units of both.
+struct Coding {
+    const float *bases, *turns, *scales;
+};
+
+#if KIND == 2
+constexpr int BASIS = 2 * KV_HEADS * WIDTH, TURN = WIDTH * WIDTH;
+
+__device__ inline const float *units_of(const Coding &coding) {
+    return coding.scales + 4 * MOST_SCALES;
+}
+
+__device__ inline void keep(Shared &shared, const Coding &coding, int g, const float *k,
+                            const float *v, const float *cosine, const float *sine, Number *key,
+                            Number *value) {
+    for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
+        const float turned = rotated(k, cosine, sine, i);
+        shared.rows.moved[0][i] = moved_number(turned, coding.bases, g, KV_HEADS, i);
+        shared.rows.moved[1][i] = moved_number(v[i], coding.bases + 2 * BASIS, g, KV_HEADS, i);
+    }
+    code_rows(shared.rows, coding.turns, coding.turns + TURN, coding.scales, key, value);
+}
+
+__device__ inline void turn_queries(Shared &shared, const Coding &coding, int g) {
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+        const int j = at / WIDTH, i = at % WIDTH;
+        shared.mixed[0][j][i] =
+            moved_number(shared.queries[j][i], coding.bases + BASIS, g, KV_HEADS, i);
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
+        shared.queries[at / WIDTH][at % WIDTH] =
+            turned_number(shared.mixed[0][at / WIDTH], coding.turns, at % WIDTH);
+    __syncthreads();
+}
+
+__device__ inline float turned_back(const float *row, const Coding &coding, int g, int i) {
+    const float *basis = coding.bases + 3 * BASIS;
+    return turned_number(row, coding.turns + 2 * TURN, i) * basis[(KV_HEADS + g) * WIDTH + i] +
+           basis[g * WIDTH + i];
+}
+#else
+__device__ inline const float *units_of(const Coding &) { return nullptr; }
+
+__device__ inline void keep(Shared &, const Coding &, int, const float *k, const float *v,
+                            const float *cosine, const float *sine, Number *key, Number *value) {
+    for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
+        key[i] = kept(rotated(k, cosine, sine, i));
+        value[i] = kept(v[i]);
+    }
+    __syncthreads();
+}
+
+__device__ inline void turn_queries(Shared &, const Coding &, int) {}
+
+__device__ inline float turned_back(const float *row, const Coding &, int, int i) {
+    return row[i];
+}
+#endif
+
+// What `attend_one` finds in memory; latticeq/gpu/slot.py writes it.
+struct Slot {
+    Number *keys, *values;
+    long long capacity;
+    const float *cosine, *sine;
+    long long position, token;
+};
+
+// What a thread holds of a chunk of keys and values.
+struct Chunk {
+    Raw keys[PASSES], values[PASSES];
+};
+
+// Fetch rows from `from` to before `to`.
+__device__ inline void fetch_chunk(Chunk &chunk, const Number *keys, const Number *values, int from,
+                                   int to, const float *units) {
+    const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+#pragma unroll
+    for (int pass = 0; pass < PASSES; ++pass) {
+        const int row = pass * ROWS + first;
+        if (row >= from && row < to && lane < PARTS) {
+            chunk.keys[pass] = fetch(keys + (long long)row * KEY_STEP, lane, 0, units);
+            chunk.values[pass] = fetch(values + (long long)row * VALUE_STEP, lane, 1, units);
+        }
+    }
+}
+
+// Let a group of queries attend to `count` more positions: each its largest scaled score, the sum of
+// its exponentials, and by them its mix of values, joined to those of the positions before.
+__device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int count) {
+    const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+    const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
+    const float scale = rsqrtf((float)WIDTH);
+    float numbers[VECTOR];
+#pragma unroll
+    for (int pass = 0; pass < PASSES; ++pass) {
+        const int row = pass * ROWS + first;
+        const bool is_mine = row < count && lane < PARTS;
+        if (is_mine) expand(chunk.keys[pass], 0, numbers);
+#pragma unroll
+        for (int j = 0; j < GROUP; ++j) {
+            float score = 0.0f;
+            if (is_mine)
+#pragma unroll
+                for (int i = 0; i < VECTOR; ++i)
+                    score += shared.queries[j][lane * VECTOR + i] * numbers[i];
+#pragma unroll
+            for (int step = LANES / 2; step > 0; step /= 2)
+                score += __shfl_xor_sync(~0u, score, step);
+            if (lane == 0 && row < count) shared.scores[j][row] = score * scale;
+        }
+    }
+    __syncthreads();
+    for (int j = warp; j < GROUP; j += WARPS) {
+        float peak = -infinity(), total = 0.0f;
+        for (int s = in_warp; s < count; s += 32) peak = fmaxf(peak, shared.scores[j][s]);
+        peak = warp_max(peak);
+        for (int s = in_warp; s < count; s += 32) {
+            const float weight = expf(shared.scores[j][s] - peak);
+            shared.scores[j][s] = weight;
+            total += weight;
+        }
+        total = warp_sum(total);
+        if (in_warp == 0) {
+            const float before = shared.peak[j], most = fmaxf(before, peak);
+            shared.older[j] = expf(before - most);
+            shared.newer[j] = expf(peak - most);
+            shared.total[j] = shared.total[j] * shared.older[j] + total * shared.newer[j];
+            shared.peak[j] = most;
+        }
+    }
+    __syncthreads();
+    float mine[GROUP][VECTOR] = {};
+#pragma unroll
+    for (int pass = 0; pass < PASSES; ++pass) {
+        const int row = pass * ROWS + first;
+        if (row < count && lane < PARTS) {
+            expand(chunk.values[pass], 1, numbers);
+#pragma unroll
+            for (int j = 0; j < GROUP; ++j)
+#pragma unroll
+                for (int i = 0; i < VECTOR; ++i)
+                    mine[j][i] += shared.scores[j][row] * numbers[i];
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < GROUP; ++j)
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) {
+#pragma unroll
+            for (int step = LANES; step < 32; step *= 2)
+                mine[j][i] += __shfl_xor_sync(~0u, mine[j][i], step);
+            if (in_warp < LANES && lane < PARTS)
+                shared.mixed[warp][j][lane * VECTOR + i] = mine[j][i];
+        }
+    __syncthreads();
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+        const int j = at / WIDTH, i = at % WIDTH;
+        float sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) sum += shared.mixed[w][j][i];
+        shared.joined[j][i] = shared.joined[j][i] * shared.older[j] + sum * shared.newer[j];
+    }
+    __syncthreads();
+}
+
+// Join the runs of a group of queries, sums (runs, SHARED, 2) and mixed (runs, SHARED, WIDTH), into
+// out (GROUP, WIDTH).
+__device__ inline void join(Shared &shared, const Coding &coding, int g, int runs,
+                            const float *sums, const float *mixed, float *out) {
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+        const int j = at / WIDTH, i = at % WIDTH;
+        float peak = -infinity(), total = 0.0f, sum = 0.0f;
+        for (int c = 0; c < runs; ++c) peak = fmaxf(peak, __ldcg(sums + 2 * (c * SHARED + j)));
+        for (int c = 0; c < runs; ++c) {
+            const int from = c * SHARED + j;
+            const float share = expf(__ldcg(sums + 2 * from) - peak);
+            total += share * __ldcg(sums + 2 * from + 1);
+            sum += share * __ldcg(mixed + WIDTH * from + i);
+        }
+        shared.mixed[0][j][i] = sum / total;
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
+        out[at] = turned_back(shared.mixed[0][at / WIDTH], coding, g, at % WIDTH);
+    __syncthreads();
+}
+
+// qkv is the token's row of queries, keys and values, none turned yet; out (KV_HEADS * SHARED,
+// WIDTH). The grid is (the most runs of a kv head, KV_HEADS); mixed and sums have room for a run
+// each, and `done`, (KV_HEADS,), is zero before and after.
+extern "C" __global__ void __launch_bounds__(THREADS)
+attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, const float *turns,
+           const float *scales, float *mixed, float *sums, unsigned *done, float *out) {
+    __shared__ Shared shared;
+    start_next_grid();
+    const Coding coding = {bases, turns, scales};
+    const int g = blockIdx.y, own = (int)slot->position;
+    const int chunks = own / CHUNK + 1, each = (chunks + gridDim.x - 1) / gridDim.x;
+    const int runs = (chunks + each - 1) / each, run = blockIdx.x;
+    if (run >= runs) return;
+    const float *cosine = slot->cosine + (long long)own * HALF;
+    const float *sine = slot->sine + (long long)own * HALF;
+    const long long row = ((long long)layer * KV_HEADS + g) * slot->capacity;
+    Number *keys = slot->keys + row * KEY_STEP, *values = slot->values + row * VALUE_STEP;
+    const int begin = run * each, end = min(chunks, begin + each);
+    const auto bring = [&](Chunk &chunk, int c, int from, int to) {
+        fetch_chunk(chunk, keys + (long long)c * CHUNK * KEY_STEP,
+                    values + (long long)c * CHUNK * VALUE_STEP, from,
+                    min(CHUNK, to - c * CHUNK), units_of(coding));
+    };
+    // What is older than this token does not depend on what runs before.
+    Chunk chunk;
+    bring(chunk, begin, 0, own);
+    wait_for_grids();
+    if (run == runs - 1) {
+        const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
+        keep(shared, coding, g, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
+             values + (long long)own * VALUE_STEP);
+        if (begin == chunks - 1) bring(chunk, begin, own % CHUNK, own + 1);
+    }
+    sums += 2LL * g * gridDim.x * SHARED;
+    mixed += (long long)g * gridDim.x * SHARED * WIDTH;
+    for (int first = 0; first < SHARED; first += GROUP) {
+        const float *mine = qkv + (g * SHARED + first) * WIDTH;
+        if (first > 0) bring(chunk, begin, 0, own + 1);
+        for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+            const int j = at / WIDTH, i = at % WIDTH;
+            shared.queries[j][i] = rotated(mine + j * WIDTH, cosine, sine, i);
+            shared.joined[j][i] = 0.0f;
+            if (i == 0) shared.peak[j] = -infinity(), shared.total[j] = 0.0f;
+        }
+        __syncthreads();
+        turn_queries(shared, coding, g);
+        for (int c = begin; c < end; ++c) {
+            if (c > begin) bring(chunk, c, 0, own + 1);
+            attend_chunk(shared, chunk, min(CHUNK, own + 1 - c * CHUNK));
+        }
+        const int place = run * SHARED + first;
+        for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+            const int j = at / WIDTH, i = at % WIDTH;
+            mixed[(place + j) * WIDTH + i] = shared.joined[j][i];
+            if (i == 0) sums[2 * (place + j)] = shared.peak[j];
+            if (i == 0) sums[2 * (place + j) + 1] = shared.total[j];
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        __threadfence();
+        shared.is_last = atomicAdd(&done[g], 1u) == runs - 1;
+        if (shared.is_last) done[g] = 0;  // for the next token
+        __threadfence();
+    }
+    __syncthreads();
+    if (!shared.is_last) return;
+    for (int first = 0; first < SHARED; first += GROUP)
+        join(shared, coding, g, runs, sums + 2 * first, mixed + WIDTH * first,
+             out + (g * SHARED + first) * WIDTH);
+}
