@@ -25,19 +25,25 @@ def compiler() -> str | None:
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no g++ to compile with")
 
 
+_BUILT: dict[str, ctypes.CDLL] = {}
+
+
 def build(folder: Path, name: str, extra: str = "", **constants: int) -> ctypes.CDLL:
-    """Compile a CUDA file or header, with `extra` after it, and load it."""
+    """Compile a CUDA file or header, with `extra` after it, and load it: the same text once."""
     defines = "".join(f"#define {key} {value}\n" for key, value in constants.items())
     # The shim has its own halves: that header is left out.
     text = device._written_in(device._text(name), {"halves.cuh"})
+    whole = f'#include "{SHIM}"\n{defines}{text}\n{extra}'
+    if whole in _BUILT:
+        return _BUILT[whole]
     source = folder / f"{name}.cpp"
-    source.write_text(f'#include "{SHIM}"\n{defines}{text}\n{extra}', encoding="utf-8")
+    source.write_text(whole, encoding="utf-8")
     library = source.with_suffix(".so")
     options = ["-O1", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
     command = [str(compiler()), *options, str(source), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
-    return ctypes.CDLL(str(library))
+    return _BUILT.setdefault(whole, ctypes.CDLL(str(library)))
 
 
 def address(array: NDArray[Any] | None) -> ctypes.c_void_p:
