@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from latticeq.cli.layer_report import REPORT, read_layer_report
 from latticeq.errors import LatticeqError, context
 from latticeq.linear.packed import RUNTIMES, make_packed_linear
 from latticeq.model.chat_template import ChatTemplate
@@ -217,6 +218,8 @@ def _packed(folder: Path) -> Reader:
         "mxfp4": random_grid(20, 64, "mxfp4", 32),
         "nvfp4": random_grid(20, 64, "nvfp4", 16),
         "pvq": random_pvq(20, 48, 16, 8, 3),
+        "pvq_wide": random_pvq(20, 64, 32, 40, 2),  # indices of more than 64 bits
+        "pvq_plain": random_pvq(20, 48, 8, 5, 0),  # no levels to choose from
         "int8": Int8().quantize(np.random.default_rng(0).normal(size=(20, 24))),
     }
     entries = {name: describe(matrix) for name, matrix in matrices.items()}
@@ -465,6 +468,33 @@ def _calibration_text(folder: Path) -> Reader:
     return Reader("calibration", make, read, [{"text.txt": text}])
 
 
+def _report(folder: Path) -> Reader:
+    folder.mkdir()
+    rows = [
+        {
+            "name": "w",
+            "bits_per_weight": 4.2,
+            "relative_error": 0.007,
+            **dict.fromkeys(LOSSES, 0.01),
+        },
+        {"name": "w", "bits_per_weight": 4.2, "relative_error": 0.006, **dict.fromkeys(LOSSES)},
+    ]
+
+    def make(rng: Random) -> Files:
+        text = json.dumps(rows).encode()
+        damaged = damaged_json(rng, rows) if rng.random() < 0.8 else damaged_bytes(rng, text)
+        return {REPORT: damaged}
+
+    def read(folder: Path) -> None:
+        for row in read_layer_report(folder, {"w"}):
+            assert row.name == "w"
+            assert all(v is None or 0 <= v < np.inf for v in vars(row).values() if v != "w")
+
+    return Reader("report", make, read, [{REPORT: json.dumps(rows).encode()}])
+
+
+LOSSES = ("proxy_loss", "proxy_loss_plain", "proxy_loss_rtn")
+
 READERS: dict[str, Callable[[Path], Reader]] = {
     "safetensors": _safetensors,
     "index": _index,
@@ -477,5 +507,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "template": _template,
     "checksums": _checksums,
     "calibration": _calibration_text,
+    "report": _report,
 }
 """What makes each reader, given a folder that is not there yet, for the files it starts from."""
