@@ -15,7 +15,7 @@ __all__ = ["REPORT", "MatrixReport", "read_layer_report"]
 
 REPORT = "quantization_report.json"
 
-_FIELDS = ("relative_error", "proxy_loss", "proxy_loss_plain", "proxy_loss_rtn")
+_LOSSES = ("proxy_loss", "proxy_loss_plain", "proxy_loss_rtn")
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def _matrix(row: Any, names: Collection[str]) -> MatrixReport:
     if not isinstance(name, str) or name not in names:
         raise FormatError(f"reports of {name!r:.80}, which the folder does not hold")
     with context(f"matrix {name}"):
-        found = {field: _share(field, row.get(field)) for field in _FIELDS}
-        if found["relative_error"] is None:
+        error = _share("relative_error", row.get("relative_error"))
+        if error is None:
             raise FormatError("relative_error is missing; quantize the model again")
-    return MatrixReport(name=name, **found)
+        return MatrixReport(name, error, *(_share(field, row.get(field)) for field in _LOSSES))
 
 
 def _share(field: str, value: Any) -> float | None:

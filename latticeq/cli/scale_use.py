@@ -58,7 +58,8 @@ def scale_use(
             found = np.bincount(_indices(packed).reshape(-1), minlength=scales)
         before = counts.get(kind(name), np.zeros(0, np.int64))
         size = max(len(before), len(found))  # layers need not have the same number of scales
-        counts[kind(name)] = sum(np.pad(part, (0, size - len(part))) for part in (before, found))
+        before, found = (np.pad(part, (0, size - len(part))) for part in (before, found))
+        counts[kind(name)] = before + found
         saved += packed.nbytes - entropy_coded_nbytes(packed)
     return {name: (found / found.sum()).tolist() for name, found in counts.items()}, saved
 

@@ -118,8 +118,9 @@ def _law(
             largest[i] = max(largest[i], np.abs(rows).max(initial=0))
         weights += prod(tensor.shape)
         bar.update()
-    density = counts / max(1, counts[0].sum()) * (BINS / (2 * WIDEST))
-    return WeightLaw(name, len(members), weights, *largest.tolist(), *density.tolist())
+    plain, coded = (counts / max(1, counts[0].sum()) * (BINS / (2 * WIDEST))).tolist()
+    widest = float(largest[0]), float(largest[1])
+    return WeightLaw(name, len(members), weights, *widest, plain, coded)
 
 
 def _rows(

@@ -75,14 +75,18 @@ def floors(needed: Iterable[str], python: tuple[int, int]) -> dict[str, str]:
     return found
 
 
+def installed() -> list[str]:
+    """Return the requirements of what an environment gets, tools for the tests included."""
+    needed = requirements()
+    named = [line for extra in ("", *EXTRAS) for line in needed[extra]]
+    return named + [line for line in needed["dev"] if line.startswith(TOOLS)]
+
+
 def constraints(python: tuple[int, int], lowest: bool) -> list[str]:
     """Return the lines of a constraints file: the lowest versions, or none."""
     if not lowest:
         return []
-    needed = requirements()
-    named = [line for extra in ("", *EXTRAS) for line in needed[extra]]
-    tools = [line for line in needed["dev"] if line.startswith(TOOLS)]
-    return [f"{name}=={version}" for name, version in floors(named + tools, python).items()]
+    return [f"{name}=={version}" for name, version in floors(installed(), python).items()]
 
 
 def run(
@@ -137,8 +141,8 @@ def attempt(interpreter: str, lowest: bool, wheel: Path, scratch: Path, tests: l
         copy(source, folder / part)
     done = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], folder, **cache)
     versions = must([python, "-m", "pip", "list", "--format", "freeze"], folder)
-    chosen = floors((line for lines in requirements().values() for line in lines), (3, 99))
-    shown = [line for line in versions.splitlines() if line.partition("==")[0].lower() in chosen]
+    wanted = floors(installed(), (major, minor))
+    shown = [line for line in versions.splitlines() if line.partition("==")[0].lower() in wanted]
     print(f"== {name}: bare in {bare:.0f} s; {', '.join(shown)}")
     print(done.stdout[-3000:] if done.returncode else done.stdout.splitlines()[-1], flush=True)
     if done.returncode:
