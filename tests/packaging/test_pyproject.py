@@ -62,6 +62,18 @@ def test_every_optional_library_that_is_imported_belongs_to_an_extra() -> None:
                 assert module in needed | {"latticeq", "llvmlite"}, f"{path}: {module}"
 
 
+def test_a_library_that_is_missing_is_told_by_its_extra() -> None:
+    """Where each is tested: `latticeq[EXTRA]` in tests of pull, gguf, chat and every ``--plot``."""
+    sources = {path: path.read_text("utf-8") for path in (TOP / "latticeq").rglob("*.py")}
+    tests = [
+        path.read_text("utf-8").replace("\\", "") for path in (TOP / "tests").rglob("test_*.py")
+    ]
+    for extra in {INSTALLED_BY[m] for path in sources for m in _imported(path) & set(INSTALLED_BY)}:
+        words = f"pip install 'latticeq[{extra}]'"
+        assert any(words in text for text in sources.values()), extra
+        assert any(words in text for text in tests), extra
+
+
 def _imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
