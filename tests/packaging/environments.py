@@ -108,7 +108,8 @@ def must(words: list[str | Path], folder: Path, **variables: str) -> str:
     """Run a command, and return what it printed; stop if it fails."""
     done = run(words, folder, **variables)
     if done.returncode:
-        text = (done.stdout + done.stderr)[-4000:]
+        lines = (done.stdout + done.stderr).splitlines()
+        text = "\n".join(line for line in lines if not line.startswith("WARNING"))[-4000:]
         raise SystemExit(f"{' '.join(map(str, words))}\nfailed with {done.returncode}:\n{text}")
     return done.stdout + done.stderr
 
