@@ -32,6 +32,7 @@ from latticeq.storage.gguf import GGUFFile
 from latticeq.storage.safetensors import INDEX, SINGLE, TensorFolder
 from tests.chat_templates import REAL
 from tests.hostile.mutations import damaged_bytes, damaged_json, random_bytes
+from tests.hostile.unigram import unigram_tokenizer
 from tests.storage.packed_models import random_grid, random_nest, random_pvq, write_checkpoint_of
 from tests.tiny_gguf import metadata, tensors, write_gguf
 from tests.tiny_llama import CONFIGS
@@ -301,7 +302,7 @@ def _tokenizer(folder: Path) -> Reader:
     files = {"config.json": (folder / "config.json").read_bytes()}
     given = metadata()
     given["tokenizer.ggml.token_type"] = np.array(given["tokenizer.ggml.token_type"])
-    wordy, unigram = json.loads(build_tokenizer(given).to_str()), _unigram()
+    wordy, unigram = json.loads(build_tokenizer(given).to_str()), unigram_tokenizer()
 
     def make(rng: Random) -> Files:
         return files | {"tokenizer.json": damaged_json(rng, rng.choice([wordy, wordy, unigram]))}
@@ -338,64 +339,6 @@ def _token_configs(folder: Path) -> Reader:
             raise failure
 
     return Reader("token_configs", _json_damaged(files, [*named, "config.json"]), read, [files])
-
-
-def _unigram() -> Any:
-    """Return a tokenizer.json with the other parts that real ones have: Llama 2's and T5's kind."""
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": 0,
-                "content": "<unk>",
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-                {"type": "NFKC"},
-            ],
-        },
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": "\\s+|[a-z]+"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "<unk>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
-            "special_tokens": {"<unk>": {"id": "<unk>", "ids": [0], "tokens": ["<unk>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "Unigram",
-            "unk_id": 0,
-            "vocab": [["<unk>", 0.0], ["▁", -2.0], ["the", -3.0], ["▁qu", -4.5], ["ick", -5.0]],
-            "byte_fallback": False,
-        },
-    }
 
 
 def _read_template(folder: Path) -> None:
