@@ -7,6 +7,7 @@ what counts is the rest, which Linux calls anonymous.
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,18 +42,20 @@ def measure(words: list[str], limit: int | None = None, every: float = 0.02) -> 
 
     start = time.monotonic()
     anonymous = resident = 0
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        if limit is not None:
-            resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
-        while process.poll() is None:
-            seen = _rollup(process.pid)
-            anonymous = max(anonymous, seen.get("Anonymous", 0))
-            resident = max(resident, seen.get("Rss", 0))
-            time.sleep(every)
-        error = process.communicate()[1].decode()
-    finally:
-        process.kill()
+    with tempfile.TemporaryFile() as said:  # a pipe that nobody reads fills, and the process waits
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            if limit is not None:
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
+            while process.poll() is None:
+                seen = _rollup(process.pid)
+                anonymous = max(anonymous, seen.get("Anonymous", 0))
+                resident = max(resident, seen.get("Rss", 0))
+                time.sleep(every)
+        finally:
+            process.kill()
+        said.seek(0)
+        error = said.read().decode()
     return Measured(process.returncode, time.monotonic() - start, error, anonymous, resident)
 
 

@@ -21,7 +21,7 @@ from latticeq.cli import machine
 from latticeq.cli.bench_model import Speed, measure
 from latticeq.cli.console import on_interrupt, say
 from latticeq.cli.contents import read_config, size_table
-from latticeq.cli.progress import QuantizeProgress, compile_notice
+from latticeq.cli.progress import QuantizeProgress, compile_notice, verify_bar
 from latticeq.cli.runtime import chosen_runtime
 from latticeq.cli.streaming import stream
 from latticeq.cli.tables import duration, folder_bytes, megabytes, table
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     quantized = _quantize(source, out, options)
 
     say("3/6 verify: read everything back and compare checksums")
-    verified = verify(out, _bar)
+    verified = verify(out, verify_bar(out))
     say(f"    {verified['tensors']} tensors and {verified['files']} files are as written")
 
     original = load(source)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say("6/6 the packed model is asked to write a short paragraph about honey bees\n")
     text = _answer(out, packed)
     seconds = time.perf_counter() - start
-    say(f"\nall done in {duration(seconds)}; try: latticeq generate {out} --prompt 'Once upon'")
+    say(f"\nall done in {duration(seconds)}; try: latticeq chat {out}")
     return {
         "source": str(source),
         "out": str(out),
@@ -109,24 +109,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _bar(names: Any) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(names, "verify", unit="tensor", leave=False)
-
-
 def _quantize(source: Path, out: Path, options: Options) -> dict[str, Any]:
     """Quantize, unless the result is there; go on with a job that is."""
+    from latticeq.model.estimate import estimate, measure_speeds
     from latticeq.model.loader import load_config
+    from latticeq.model.plan import plan
     from latticeq.model.quantize import quantize
 
     if _is_there(out, options):
         say(f"    {out} is there from an earlier run")
         return {"reused": True}
     compile_notice()
+    config = load_config(source)
+    expected = estimate(config, plan(source, options), options, measure_speeds(options, config))
+    say(f"    about {duration(expected.seconds)} for all of it, from a measurement just now")
 
     def work(force: bool) -> QuantizeReport:
-        with QuantizeProgress(load_config(source).num_hidden_layers) as progress:
+        with QuantizeProgress(config.num_hidden_layers) as progress:
             return quantize(
                 source, out, resume=True, force=force, report=progress, **asdict(options)
             )

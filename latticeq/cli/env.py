@@ -18,8 +18,16 @@ HELP = "show what this machine will run, and with what"
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "tokenizers", "tqdm")
 
-EXTRAS = {"gguf": "gguf", "hub": "huggingface_hub", "plot": "matplotlib", "dev": "pytest"}
-"""A package of each extra: where it is, the extra is installed."""
+EXTRAS = {
+    "gguf": ("gguf",),
+    "hub": ("huggingface_hub",),
+    "chat": ("jinja2", "prompt_toolkit"),
+    "plot": ("matplotlib",),
+    "gpu": ("cupy-cuda12x",),
+    "docs": ("mkdocs-material",),
+    "dev": ("pytest",),
+}
+"""Packages of each extra: where they are all, the extra is installed."""
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "neon", "dotprod")
 """The CPU features that decide how the kernels are compiled, by LLVM's names."""
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "available_memory_bytes": machine.available_memory(),
         "cache_folder": str(folder),
         "cache_bytes": _folder_bytes(folder),
-        "extras": {extra: _version(package) is not None for extra, package in EXTRAS.items()},
+        "extras": {extra: all(map(_version, packages)) for extra, packages in EXTRAS.items()},
         **_devices(),
     }
     _report(result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latticeq.cli.console import say
 from latticeq.cli.contents import (
@@ -17,12 +17,6 @@ from latticeq.cli.contents import (
     stored_tensors,
 )
 from latticeq.cli.tables import folder_bytes, kind, megabytes, sparkline, table
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from latticeq.storage.safetensors import TensorFolder
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -44,17 +38,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="list every tensor (default: one line for all layers' tensors of a kind)",
     )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="draw into a .png or .svg file what each layer lost, the use of the scales, and the "
+        "weights beside the normal law; reads all weights (needs the extra latticeq[plot]; a file "
+        "of that name is replaced)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Report provenance, tensors, the use of the scales, and sizes."""
+    from latticeq.cli.bench_plot import check_plot
+    from latticeq.cli.scale_use import scale_use
     from latticeq.storage.safetensors import TensorFolder
 
+    if args.plot is not None:
+        check_plot(args.plot)
     config = read_config(args.folder)
     quantized: dict[str, Any] = config.get("quantization_config", {})
     with TensorFolder(args.folder) as folder:
         tensors = stored_tensors(folder, config)
-        shares, saved = _scale_shares(folder, quantized.get("tensors", {}))
+        shares, saved = scale_use(folder, quantized.get("tensors", {}))
     bits = bits_per_weight(tensor for tensor in tensors if tensor.is_linear)
     weight_bytes = folder_bytes(args.folder, "*.safetensors")
     _say_provenance(config, quantized)
@@ -69,12 +75,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         f"linears: {bits:.3f} bits a weight; weights {megabytes(weight_bytes)}, the folder "
         f"{megabytes(folder_bytes(args.folder))}"
     )
-    if shares:
+    if saved:
         say(
             f"an entropy code for scale indices would make that {coded_bits:.3f} bits; none is used"
         )
     running = run_bits(config)
     say(run_words(running))
+    drawn = {} if args.plot is None else _draw(args, tensors, quantized, shares)
     return {
         **running,
         "bits_per_weight": bits,
@@ -90,7 +97,32 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "tensors": [
             vars(tensor) | {"bits_per_weight": tensor.bits_per_weight} for tensor in tensors
         ],
+        "plot": args.plot,
+        **drawn,
     }
+
+
+def _draw(
+    args: argparse.Namespace,
+    tensors: list[Stored],
+    quantized: dict[str, Any],
+    shares: dict[str, list[float]],
+) -> dict[str, Any]:
+    """Draw the folder, and return the figures that the picture shows besides the shares."""
+    from latticeq.cli.inspect_plot import draw_inspect
+    from latticeq.cli.layer_report import REPORT, read_layer_report
+    from latticeq.cli.weight_law import weight_laws
+    from latticeq.storage.safetensors import TensorFolder
+
+    entries = quantized.get("tensors", {})
+    report = read_layer_report(args.folder, entries)
+    with TensorFolder(args.folder) as folder:
+        laws = weight_laws(folder, tensors, entries)
+    draw_inspect(report, shares, laws, args.plot)
+    if quantized and not report:
+        say(f"there is no {REPORT} in {args.folder}: what each layer lost is not known")
+    say(f"drawn in {args.plot}")
+    return {"layers": [vars(row) for row in report], "weights": [vars(law) for law in laws]}
 
 
 def _say_provenance(config: dict[str, Any], quantized: dict[str, Any]) -> None:
@@ -152,43 +184,6 @@ def _kind_table(tensors: list[Stored]) -> str:
         size = megabytes(sum(tensor.nbytes for tensor in members))
         rows.append((name, len(members), shape, form, f"{members[0].bits_per_weight:.3f}", size))
     return table(rows)
-
-
-def _scale_shares(
-    folder: TensorFolder, entries: dict[str, dict[str, Any]]
-) -> tuple[dict[str, list[float]], int]:
-    """Return which share of a kind's blocks uses each scale, and what a code for that would save.
-
-    Shares are by the kind of tensor, the smallest scale first; what is saved is in bytes.
-    """
-    counts: dict[str, NDArray[np.int64]] = {}
-    saved = 0
-    for name, entry in entries.items():
-        if entry.get("k", 1) == 1:
-            continue
-        group = kind(name)
-        found, less = _scale_counts(folder, name, entry)
-        saved += less
-        counts[group] = found + counts[group] if group in counts else found
-    return {name: (found / found.sum()).tolist() for name, found in counts.items()}, saved
-
-
-def _scale_counts(
-    folder: TensorFolder, name: str, entry: dict[str, Any]
-) -> tuple[NDArray[np.int64], int]:
-    import numpy as np
-
-    from latticeq.errors import context
-    from latticeq.storage.checkpoint import read_packed
-    from latticeq.storage.entropy import entropy_coded_nbytes
-    from latticeq.storage.formats.nest import PackedNest
-
-    packed = read_packed(folder, name, entry)
-    assert isinstance(packed, PackedNest)  # the entry says so
-    with context(f"{folder.folder}: tensor {name}"):
-        index = packed.scale_indices()
-    counts = np.bincount(index.reshape(-1), minlength=entry["k"])
-    return counts, packed.nbytes - entropy_coded_nbytes(packed)
 
 
 def _scale_table(shares: dict[str, list[float]]) -> str:

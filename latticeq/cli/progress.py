@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +14,7 @@ from latticeq.cli.console import say
 if TYPE_CHECKING:
     from latticeq.model.quantize_block import LayerReport
 
-__all__ = ["QuantizeProgress", "compile_notice"]
+__all__ = ["QuantizeProgress", "compile_notice", "verify_bar"]
 
 _STAGES = 4  # inputs of a block's linears
 
@@ -88,3 +91,14 @@ def compile_notice() -> None:
             "compiling kernels as they are first used: about a minute in all, once on this machine "
             "(they are kept in the cache folder)"
         )
+
+
+def verify_bar(folder: Path) -> Callable[[Iterator[str]], Iterator[str]]:
+    """Return what shows a bar over a folder's tensors while `verify` goes through them."""
+    from tqdm import tqdm
+
+    from latticeq.storage.safetensors import TensorFolder
+
+    with TensorFolder(folder) as tensors:
+        count = len(tensors.names)
+    return partial(tqdm, desc="verify", total=count, unit="tensor", leave=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from latticeq.cli.console import say
+from latticeq.cli.progress import verify_bar
 from latticeq.cli.tables import duration, megabytes
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -25,15 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Read everything and compare; what differs is an error that names it."""
-    from tqdm import tqdm
-
     from latticeq.storage.checkpoint import verify
-    from latticeq.storage.safetensors import TensorFolder
 
-    with TensorFolder(args.folder) as tensors:
-        count = len(tensors.names)
+    bar = verify_bar(args.folder)
     start = time.perf_counter()
-    bar = partial(tqdm, desc="verify", total=count, unit="tensor", leave=False)
     found = verify(args.folder, bar)
     seconds = time.perf_counter() - start
     say(

@@ -37,6 +37,8 @@ def test_all_steps_and_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
     headings = [line for line in first.err.splitlines() if line[1:3] == "/6"]
     assert [line[0] for line in headings] == list("123456")
     out = Path(result["out"])
+    assert "for all of it, from a measurement just now" in first.err
+    assert f"try: latticeq chat {out}" in first.err
     assert sorted(path.name for path in (cache / "models").iterdir()) == [
         demo.MODEL,
         out.name,

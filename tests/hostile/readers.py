@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from latticeq.cli.layer_report import REPORT, read_layer_report
 from latticeq.errors import LatticeqError, context
 from latticeq.linear.packed import RUNTIMES, make_packed_linear
 from latticeq.model.chat_template import ChatTemplate
@@ -31,6 +32,7 @@ from latticeq.storage.gguf import GGUFFile
 from latticeq.storage.safetensors import INDEX, SINGLE, TensorFolder
 from tests.chat_templates import REAL
 from tests.hostile.mutations import damaged_bytes, damaged_json, random_bytes
+from tests.hostile.unigram import unigram_tokenizer
 from tests.storage.packed_models import random_grid, random_nest, random_pvq, write_checkpoint_of
 from tests.tiny_gguf import metadata, tensors, write_gguf
 from tests.tiny_llama import CONFIGS
@@ -217,6 +219,8 @@ def _packed(folder: Path) -> Reader:
         "mxfp4": random_grid(20, 64, "mxfp4", 32),
         "nvfp4": random_grid(20, 64, "nvfp4", 16),
         "pvq": random_pvq(20, 48, 16, 8, 3),
+        "pvq_wide": random_pvq(20, 64, 32, 40, 2),  # indices of more than 64 bits
+        "pvq_plain": random_pvq(20, 48, 8, 5, 0),  # no levels to choose from
         "int8": Int8().quantize(np.random.default_rng(0).normal(size=(20, 24))),
     }
     entries = {name: describe(matrix) for name, matrix in matrices.items()}
@@ -298,7 +302,7 @@ def _tokenizer(folder: Path) -> Reader:
     files = {"config.json": (folder / "config.json").read_bytes()}
     given = metadata()
     given["tokenizer.ggml.token_type"] = np.array(given["tokenizer.ggml.token_type"])
-    wordy, unigram = json.loads(build_tokenizer(given).to_str()), _unigram()
+    wordy, unigram = json.loads(build_tokenizer(given).to_str()), unigram_tokenizer()
 
     def make(rng: Random) -> Files:
         return files | {"tokenizer.json": damaged_json(rng, rng.choice([wordy, wordy, unigram]))}
@@ -335,64 +339,6 @@ def _token_configs(folder: Path) -> Reader:
             raise failure
 
     return Reader("token_configs", _json_damaged(files, [*named, "config.json"]), read, [files])
-
-
-def _unigram() -> Any:
-    """Return a tokenizer.json with the other parts that real ones have: Llama 2's and T5's kind."""
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": 0,
-                "content": "<unk>",
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-                {"type": "NFKC"},
-            ],
-        },
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": "\\s+|[a-z]+"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "<unk>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
-            "special_tokens": {"<unk>": {"id": "<unk>", "ids": [0], "tokens": ["<unk>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "Unigram",
-            "unk_id": 0,
-            "vocab": [["<unk>", 0.0], ["▁", -2.0], ["the", -3.0], ["▁qu", -4.5], ["ick", -5.0]],
-            "byte_fallback": False,
-        },
-    }
 
 
 def _read_template(folder: Path) -> None:
@@ -465,6 +411,33 @@ def _calibration_text(folder: Path) -> Reader:
     return Reader("calibration", make, read, [{"text.txt": text}])
 
 
+def _report(folder: Path) -> Reader:
+    folder.mkdir()
+    rows = [
+        {
+            "name": "w",
+            "bits_per_weight": 4.2,
+            "relative_error": 0.007,
+            **dict.fromkeys(LOSSES, 0.01),
+        },
+        {"name": "w", "bits_per_weight": 4.2, "relative_error": 0.006, **dict.fromkeys(LOSSES)},
+    ]
+
+    def make(rng: Random) -> Files:
+        text = json.dumps(rows).encode()
+        damaged = damaged_json(rng, rows) if rng.random() < 0.8 else damaged_bytes(rng, text)
+        return {REPORT: damaged}
+
+    def read(folder: Path) -> None:
+        for row in read_layer_report(folder, {"w"}):
+            assert row.name == "w"
+            assert all(v is None or 0 <= v < np.inf for v in vars(row).values() if v != "w")
+
+    return Reader("report", make, read, [{REPORT: json.dumps(rows).encode()}])
+
+
+LOSSES = ("proxy_loss", "proxy_loss_plain", "proxy_loss_rtn")
+
 READERS: dict[str, Callable[[Path], Reader]] = {
     "safetensors": _safetensors,
     "index": _index,
@@ -477,5 +450,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "template": _template,
     "checksums": _checksums,
     "calibration": _calibration_text,
+    "report": _report,
 }
 """What makes each reader, given a folder that is not there yet, for the files it starts from."""

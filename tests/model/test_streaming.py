@@ -36,3 +36,8 @@ def test_memory_does_not_grow_with_layers(tmp_path: Path) -> None:
     # Nine layers more have 21 MB in float32, and 11 MB in the bfloat16 of the file.
     assert many.anonymous < few.anonymous + 6 * 2**20
     assert few.anonymous > 30 * 2**20
+
+
+def test_a_process_that_says_much_comes_to_its_end() -> None:
+    done = measure([sys.executable, "-c", "import sys; sys.stderr.write('x' * 2**20)"])
+    assert (done.code, len(done.error)) == (0, 2**20)

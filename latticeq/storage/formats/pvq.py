@@ -143,10 +143,14 @@ class PackedPVQ(Packed):
 
     def unpack(self) -> PVQTensor:
         """Return the words and gains."""
-        code, (m, n) = self.code, self.shape
-        words = code.unrank(self._index()[:m])
-        gain_index = np.zeros((m, n // code.n), np.uint8)
-        if bits := int(self.entry["gain_bits"]):
-            gain_index[:] = unpack_wide(self.arrays["gain_index"], bits, m)[..., 0]
-        parts = (self.shape, code, self.rotation, words, gain_index, self.levels, self.row_scale)
+        code, m = self.code, self.shape[0]
+        words, gains = code.unrank(self._index()[:m]), self.gain_indices()
+        parts = (self.shape, code, self.rotation, words, gains, self.levels, self.row_scale)
         return PVQTensor(*parts)
+
+    def gain_indices(self) -> NDArray[np.uint8]:
+        """Return the level of each group's gain, (M, N / group); zeros without gain bits."""
+        m, n = self.shape
+        if bits := int(self.entry["gain_bits"]):
+            return unpack_wide(self.arrays["gain_index"], bits, m)[..., 0].astype(np.uint8)
+        return np.zeros((m, n // self.entry["group"]), np.uint8)
