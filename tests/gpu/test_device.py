@@ -40,7 +40,7 @@ def test_without_cupy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingDependencyError, match=r"No module named 'cupy'.*latticeq\[gpu\]"):
+    with pytest.raises(MissingDependencyError, match=r"'cupy'.*pip install 'latticeq\[gpu\]'"):
         device.cupy()
     assert device.device_count() == 0
 
