@@ -152,7 +152,9 @@ def _lines(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _introduction(results: Results, windows: int) -> str:
     settings = results[FLOAT]["settings"]
-    machines = sorted({found["cpu"] for found in results.values()})
+    machines = sorted(
+        {"+".join(found.get("devices") or [found["cpu"]]) for found in results.values()}
+    )
     software = sorted({_software(found["versions"]) for found in results.values()})
     return f"""# Accuracy
 

@@ -20,6 +20,7 @@ from latticeq.cli import machine
 from latticeq.cli.accuracy_grid import FLOAT, GRID, QUICK, Row, chosen_rows
 from latticeq.cli.console import on_interrupt, say
 from latticeq.cli.contents import read_config, run_bits
+from latticeq.cli.device import add_device_argument, load_model
 from latticeq.cli.env import versions
 from latticeq.cli.tables import duration
 from latticeq.errors import FormatError, InputError, LatticeqError, context
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where figures are kept, and packed models meanwhile (default ./%(default)s)",
     )
     parser.add_argument("--keep", action="store_true", help="keep the packed models there, too")
+    add_device_argument(parser)
     parser.add_argument(
         "--report",
         metavar="FILE.md",
@@ -103,6 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.windows = min(args.windows, 2)
     if args.report is not None:
         check_plot(args.report.with_suffix(".svg"))
+    devices = _devices(args)
     settings = _settings(args)
     folder = args.work / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,12 +119,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         say(f"{len(left)} of {len(rows)} rows to measure, about {duration(_ROW_S * len(left))}")
     for number, row in enumerate(left, start=1):
         say(f"\n[{number} of {len(left)}] {row.name}: {row.label}")
-        _keep(folder / f"{row.name}.json", _measure(row, args, settings, tokens))
+        _keep(folder / f"{row.name}.json", _measure(row, args, settings, tokens, devices))
     results = {row.name: _read(folder / f"{row.name}.json") for row in _measured(folder)}
     if args.report is not None:
         write_report(results, args.report, args.work)
         say(f"report written to {args.report}")
     return {"work": args.work, "rows": {row.name: results[row.name] for row in rows}}
+
+
+def _devices(args: argparse.Namespace) -> list[str]:
+    """Return the names of the GPUs that perplexity is measured on, none for the CPU."""
+    if not args.device:
+        return []
+    from latticeq.gpu.device import describe
+
+    return [describe(device).name for device in args.device]
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,20 +228,26 @@ def _keep(path: Path, figures: dict[str, Any]) -> None:
 
 
 def _measure(
-    row: Row, args: argparse.Namespace, settings: dict[str, Any], tokens: NDArray[np.int64]
+    row: Row,
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    tokens: NDArray[np.int64],
+    devices: list[str],
 ) -> dict[str, Any]:
-    from latticeq.model.loader import load
     from latticeq.model.perplexity import perplexity
 
     figures: dict[str, Any] = {"label": row.label, "regime": row.regime, "settings": settings}
-    folder, begun = args.source, _Begun(args.work / "models" / f"{row.name}.json", settings)
+    folder = args.source
+    begun = _Begun(args.work / "models" / f"{row.name}.json", settings, devices)
     if row.name != FLOAT:
         folder = args.work / "models" / row.name
         quantized = _kept(row, folder, args, begun)
         figures["quantize"] = _quantize(row, folder, args) if quantized is None else quantized
         if quantized is None:
             begun.start(figures["quantize"], args.keep)
-    model = load(folder, runtime="float32")  # what the bytes say, not what rounding inputs adds
+    # What the bytes say, not what rounding inputs adds.
+    where = argparse.Namespace(folder=folder, runtime="float32", device=args.device)
+    model, _ = load_model(where)
     start = time.perf_counter()
     found = perplexity(
         model,
@@ -243,7 +261,7 @@ def _measure(
     figures["perplexity"] = found.as_dict()
     figures["perplexity_s"] = round(time.perf_counter() - start, 1)
     figures |= {"bits_per_weight": model.bits_per_weight, **run_bits(read_config(folder))}
-    figures |= {"cpu": machine.cpu_name(), "versions": versions()}
+    figures |= {"cpu": machine.cpu_name(), "devices": devices, "versions": versions()}
     say(f"perplexity {figures['perplexity']['perplexity']:.3f}")
     if not (args.keep or begun.keep):
         del model  # its weights are mapped
@@ -261,6 +279,8 @@ class _Begun:
     path : Path
     settings : dict
         What is found there of other settings is as good as nothing.
+    devices : list of str
+        Where windows are measured; those of other devices are measured again.
 
     Attributes
     ----------
@@ -272,14 +292,16 @@ class _Begun:
         Whether the model was quantized to be kept.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path, settings: dict[str, Any], devices: list[str]) -> None:
+        self.path, self.settings, self.devices = path, settings, devices
         found = _read(path) if path.is_file() else {}
         is_same = found.get("settings") == settings
         self.quantize: dict[str, Any] | None = found.get("quantize") if is_same else None
         self.keep = bool(is_same and found.get("keep"))
         self.windows: list[tuple[float, float]] = (
-            [(whole, later) for whole, later in found["windows"]] if is_same else []
+            [(whole, later) for whole, later in found["windows"]]
+            if is_same and found.get("devices", []) == devices
+            else []
         )
 
     def start(self, quantize: dict[str, Any], keep: bool) -> None:
@@ -294,7 +316,7 @@ class _Begun:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        names = ("settings", "quantize", "windows", "keep")
+        names = ("settings", "devices", "quantize", "windows", "keep")
         _keep(self.path, {name: getattr(self, name) for name in names})
 
     def forget(self) -> None:

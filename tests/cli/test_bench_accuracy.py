@@ -18,6 +18,7 @@ from latticeq.cli import bench_accuracy, bench_distortion
 from latticeq.cli.accuracy_grid import GRID, QUICK, chosen_rows
 from latticeq.cli.comparison import Comparison
 from latticeq.errors import InputError
+from latticeq.gpu.device import missing
 from latticeq.model.options import Options
 from tests.tiny_llama import random_weights
 from tests.tiny_model import byte_config, latticeq, write_byte_model
@@ -170,6 +171,10 @@ def test_measured_windows_outlast_an_interruption(
     assert (done.code, kept.exists()) == (130, False)
     begun = json.loads((tmp_path / f"work/models/{row}.json").read_text("utf-8"))
     assert [mean for mean, _ in begun["windows"]] == whole[:1]
+    elsewhere = bench_accuracy._Begun(
+        tmp_path / f"work/models/{row}.json", begun["settings"], ["another"]
+    )
+    assert (elsewhere.windows, elsewhere.quantize) == ([], begun["quantize"])
 
     measured: list[object] = []
     monkeypatch.setattr(
@@ -236,6 +241,10 @@ def test_source_models_are_not_mixed(words: list[object], tmp_path: Path) -> Non
 def test_what_is_missing_is_said(words: list[object], tmp_path: Path) -> None:
     done = latticeq(*words, "--rows", "nothing")
     assert (done.code, "no row is called 'nothing'" in done.err) == (2, True)
+    if missing():
+        done = latticeq(*words, "--rows", "float32", "--device", "gpu")
+        assert (done.code, missing() in done.err) == (1, True)
+        assert not (tmp_path / "work").exists()
     (tmp_path / "text.txt").unlink()
     done = latticeq(*words, "--rows", "float32")
     assert (done.code, "cannot be read" in done.err) == (2, True)
