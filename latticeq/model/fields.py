@@ -13,6 +13,9 @@ __all__ = ["LARGEST", "Fields"]
 LARGEST = 2**24
 """Above every width, vocabulary and context in use; products of two such sizes fit in int64."""
 
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-15, 1e15
+"""Beyond everything in use, and float32 reckons with their squares."""
+
 
 class Fields:
     """The fields of an object of ``config.json``.
@@ -52,7 +55,7 @@ class Fields:
         return value
 
     def positive(self, name: str, default: float | None = None) -> float:
-        """Return a finite number above 0.
+        """Return a number from 1e-15 to 1e15, with which float32 can reckon.
 
         Raises
         ------
@@ -66,8 +69,11 @@ class Fields:
             number = float(value)
         except OverflowError:  # an integer of more than 308 digits
             number = math.inf
-        if not (math.isfinite(number) and number > 0):
-            raise InputError(f"{self.where}{name} is {value!r}; it must be finite and above 0")
+        if not SMALLEST_NUMBER <= number <= LARGEST_NUMBER:
+            raise InputError(
+                f"{self.where}{name} is {value!r:.80}; it must be from {SMALLEST_NUMBER:g} to "
+                f"{LARGEST_NUMBER:g}"
+            )
         return number
 
     def flag(self, name: str) -> bool:

@@ -35,7 +35,8 @@ def frequencies(config: LlamaConfig) -> NDArray[np.float32]:
     wavelengths = np.float32(2 * np.pi) / plain  # (K/2,), in tokens
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     turns = np.float32(scaling.original_max_position_embeddings) / wavelengths  # (K/2,)
-    kept = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1)  # 0 stretched, 1 kept
+    with np.errstate(over="ignore"):  # where low and high are all but one
+        kept = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1)  # 1 is kept
     mixed: NDArray[np.float32] = (np.float32(1) - kept) * stretched + kept * plain
     return mixed
 

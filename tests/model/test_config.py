@@ -84,6 +84,7 @@ def test_rope_in_old_and_new_files(given, theta, scaling):
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"rope_theta": -1.0}, "rope_theta is -1.0"),
+        ({"rope_theta": 1e39}, "rope_theta is 1e\\+39; it must be from 1e-15 to 1e\\+15"),
         ({"rope_theta": "big"}, "rope_theta is 'big'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported are 'silu'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; it must be true or false"),
