@@ -157,10 +157,6 @@ def _moved_bytes(source: Callable[[int, int], int], a: Lanes, *literals: Any) ->
 
     def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
         seen = builder.bitcast(args[0], _BYTES)
-        if "avx512bw" in features():
-            mask = ir.Constant(_BYTES, [place % 16 for place in places])
-            moved = call(builder, "llvm.x86.avx512.pshuf.b.512", _BYTES, seen, mask)
-            return builder.bitcast(moved, _INT.vector)
         mask = ir.Constant(ir.VectorType(_I32, 4 * LANES), places)
         return builder.bitcast(builder.shuffle_vector(seen, seen, mask), _INT.vector)
 

@@ -52,7 +52,8 @@ from latticeq.simd import (
 __all__ = ["ATTEND"]
 
 CHUNK = 256
-"""Positions of one task: fixed, so that results do not depend on the number of threads."""
+"""Positions of one task: fixed, so that results do not depend on the number of threads. They are
+those of a page of a longer cache (`latticeq.model.kv.coded.PAGE`), so a chunk lies in one."""
 
 LARGEST_QUERY = np.float32(127 * 256 + 127)
 LARGEST_WEIGHT = np.float32(2**15 - 1)
@@ -202,6 +203,7 @@ def _mix(weights, code, addresses, place, ahead, mixed, codewords):  # type: ign
                 load_ints_at(words + 64 * spot), where, index_bits, nesting, tables
             )
             low = filled(raised * ONES, even)
+            # Subtracted after the exchange: the other way round LLVM takes minutes to compile it.
             store(points, 32 * step, sub_bytes(transpose_bytes(even), low))
             store(points, 32 * step + 16, sub_bytes(transpose_bytes(odd), low))
             store(units, LANES * step, lookup(table, index))
