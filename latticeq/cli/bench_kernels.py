@@ -26,6 +26,7 @@ from latticeq.cli.bench_kernels_gpu import chosen_device, run_on_gpu
 from latticeq.cli.bench_model import number_list
 from latticeq.cli.console import say
 from latticeq.cli.env import versions
+from latticeq.cli.product_row import ProductRow
 from latticeq.cli.tables import duration, megabytes, short, table, thread_words
 from latticeq.errors import InputError
 
@@ -52,43 +53,16 @@ _LEAST_SECONDS, _MOST_REPEATS = 0.3, 100
 
 
 @dataclass(frozen=True)
-class KernelRow:
-    """One format, shape and number of tokens.
+class KernelRow(ProductRow):
+    """One format, shape and number of tokens on the CPU.
 
     Parameters
     ----------
-    format : str
-    rows, columns, tokens : int
-        M, N and T of the product (T, N) by (M, N).
-    nbytes : int
-        Of the packed matrix.
-    seconds : float
-        The median.
-    lowest, highest : float
-        The fastest and the slowest product, in seconds.
-    repeats : int
-    gb_s, gop_s : float
-        Packed bytes read, and multiplications and additions done, in units of 10^9 a second.
-    bandwidth_fraction, int8_fraction : float
-        Of the machine's limits.
-    speedup : float
-        Over NumPy's float32.
+    int8_fraction : float
+        Of the machine's int8 peak.
     """
 
-    format: str
-    rows: int
-    columns: int
-    tokens: int
-    nbytes: int
-    seconds: float
-    lowest: float
-    highest: float
-    repeats: int
-    gb_s: float
-    gop_s: float
-    bandwidth_fraction: float
     int8_fraction: float
-    speedup: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -293,8 +267,8 @@ class _Bench:
             nbytes / seconds / 1e9,
             operations / seconds / 1e9,
             nbytes / seconds / self._peaks.read,
-            operations / seconds / self._peaks.int8,
             float_seconds.get(len(x), seconds) / seconds,
+            operations / seconds / self._peaks.int8,
         )
 
 

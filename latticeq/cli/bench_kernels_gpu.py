@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli.bench_plot import check_plot
 from latticeq.cli.bench_roofline import Limits, draw_roofline
 from latticeq.cli.console import say
+from latticeq.cli.product_row import ProductRow
 from latticeq.cli.tables import megabytes, short, table
 from latticeq.errors import InputError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from latticeq.gpu.device import Device
     from latticeq.gpu.timing import Timing
 
-__all__ = ["GpuKernelRow", "chosen_device", "report", "run_on_gpu"]
+__all__ = ["ProductRow", "chosen_device", "report", "run_on_gpu"]
 
 SHAPES = ((4096, 4096), (4096, 14336), (8192, 28672))
 QUICK_SHAPES = ((512, 512),)
@@ -38,43 +39,6 @@ FLOAT, ROTATION = "float16, cuBLAS", "rotation of the input"
 
 CACHES = 4
 """Copies of a matrix take this many times what the last cache holds, and are three at least."""
-
-
-@dataclass(frozen=True)
-class GpuKernelRow:
-    """One format, shape and number of tokens.
-
-    Parameters
-    ----------
-    format : str
-    rows, columns, tokens : int
-        M, N and T of the product (T, N) by (M, N).
-    nbytes : int
-        Of the matrix in device memory.
-    seconds, lowest, highest : float
-        The median product, the fastest and the slowest.
-    repeats : int
-    gb_s, gop_s : float
-        Bytes of the matrix read, and multiplications and additions done, in 10^9 a second.
-    bandwidth_fraction : float
-        Of what a copy reaches, bytes read and written.
-    speedup : float
-        Over cuBLAS.
-    """
-
-    format: str
-    rows: int
-    columns: int
-    tokens: int
-    nbytes: int
-    seconds: float
-    lowest: float
-    highest: float
-    repeats: int
-    gb_s: float
-    gop_s: float
-    bandwidth_fraction: float
-    speedup: float
 
 
 def chosen_device(text: str) -> int | None:
@@ -133,7 +97,7 @@ def run_on_gpu(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _draw(rows: Sequence[GpuKernelRow], copy: float, name: str, path: Path) -> None:
+def _draw(rows: Sequence[ProductRow], copy: float, name: str, path: Path) -> None:
     """Draw all but rotations, under the copy bandwidth and the fastest of cuBLAS's products."""
     fastest = 1e9 * max(row.gop_s for row in rows if row.format == FLOAT)
     words = f"memory, a copy: {copy / 1e12:.2f} TB/s; fastest cuBLAS: {fastest / 1e12:.0f} TOP/s"
@@ -153,13 +117,13 @@ class _Bench:
 
     def rows(
         self, formats: Sequence[str], shapes: Sequence[tuple[int, int]], tokens: Sequence[int]
-    ) -> list[GpuKernelRow]:
+    ) -> list[ProductRow]:
         """Measure everything, with a bar on stderr; cuBLAS comes first for each shape."""
         import sys
 
         from tqdm import tqdm
 
-        found: list[GpuKernelRow] = []
+        found: list[ProductRow] = []
         with tqdm(total=len(shapes) * (len(formats) + 2), unit="matrix", leave=False) as bar:
             for shape in shapes:
                 floats = {count: self._float_row(shape, count) for count in tokens}
@@ -199,7 +163,7 @@ class _Bench:
 
     def _row(
         self, name: str, linears: Sequence[Any], tokens: int, float_seconds: float
-    ) -> GpuKernelRow:
+    ) -> ProductRow:
         from latticeq.gpu.device import cupy
         from latticeq.gpu.timing import time_captured
 
@@ -216,7 +180,7 @@ class _Bench:
         nbytes = first.device_nbytes
         return self._made(name, shape, tokens, nbytes, timing, float_seconds)
 
-    def _float_row(self, shape: tuple[int, int], tokens: int) -> GpuKernelRow:
+    def _float_row(self, shape: tuple[int, int], tokens: int) -> ProductRow:
         from latticeq.gpu.device import cupy
         from latticeq.gpu.many import multiply_float16
         from latticeq.gpu.timing import time_queued
@@ -234,7 +198,7 @@ class _Bench:
         timing = time_queued([product(weights) for weights in matrices], self._repeats)
         return self._made(FLOAT, shape, tokens, nbytes, timing, timing.seconds)
 
-    def _rotation_row(self, shape: tuple[int, int], tokens: int) -> GpuKernelRow:
+    def _rotation_row(self, shape: tuple[int, int], tokens: int) -> ProductRow:
         from latticeq.gpu.many import takes_wide
         from latticeq.gpu.small import MOST_TOKENS
         from latticeq.gpu.timing import time_captured
@@ -255,9 +219,9 @@ class _Bench:
         nbytes: int,
         timing: Timing,
         float_seconds: float,
-    ) -> GpuKernelRow:
+    ) -> ProductRow:
         seconds, operations = timing.seconds, 2 * shape[0] * shape[1] * tokens
-        return GpuKernelRow(
+        return ProductRow(
             name, *shape, tokens, nbytes, seconds, timing.lowest, timing.highest, timing.repeats,
             nbytes / seconds / 1e9, operations / seconds / 1e9, nbytes / seconds / self._copy,
             float_seconds / seconds,
@@ -273,7 +237,7 @@ def _timer(linear: Any, tokens: int) -> Any:
     return time_queued if tokens > MOST_TOKENS and not takes_wide() else None
 
 
-def report(rows: Sequence[GpuKernelRow]) -> None:
+def report(rows: Sequence[ProductRow]) -> None:
     """Show a table for each shape."""
     for shape in dict.fromkeys((row.rows, row.columns) for row in rows):
         say(f"\n{shape[0]} x {shape[1]}")

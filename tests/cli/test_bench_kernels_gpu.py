@@ -6,7 +6,8 @@ import argparse
 
 import pytest
 
-from latticeq.cli.bench_kernels_gpu import FLOAT, ROTATION, GpuKernelRow, chosen_device, report
+from latticeq.cli.bench_kernels_gpu import FLOAT, ROTATION, chosen_device, report
+from latticeq.cli.product_row import ProductRow
 from latticeq.gpu.device import missing
 from tests.tiny_model import latticeq
 
@@ -24,11 +25,11 @@ def test_without_a_gpu_the_extra_is_named() -> None:
     assert "latticeq[gpu]" in done.err
 
 
-def row(name: str, tokens: int, seconds: float) -> GpuKernelRow:
+def row(name: str, tokens: int, seconds: float) -> ProductRow:
     nbytes = 31_000_000
     rate = nbytes / seconds
     times = (seconds, 0.9 * seconds, 1.1 * seconds, 9)
-    return GpuKernelRow(
+    return ProductRow(
         name, 4096, 14336, tokens, nbytes, *times, rate / 1e9, 1.0, rate / 3e12, 45e-6 / seconds
     )
 
