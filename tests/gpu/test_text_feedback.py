@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latticeq.gpu.feedback import ROWS
 from latticeq.gpu.weights import CELLS
 from latticeq.quantizers.feedback import PANEL, Factor, ldlq
 from latticeq.quantizers.nestquant import NestQuant, NestTensor
@@ -56,12 +57,15 @@ extern "C" void panel(const double* weights, const double* target, const double*
 """
 
 
+CONSTANTS = {"ROWS": ROWS, "LANES": 1, "PANEL": PANEL}
+
+
 class Text:
     """The kernels of a code, called as the device is."""
 
     def __init__(self, folder: Path, quantizer: NestQuant) -> None:
         code = quantizer.code
-        self.library = build(folder, "quantize.cu", RUN, CELL=CELLS[code.cell], LANES=1)
+        self.library = build(folder, "quantize.cu", RUN, CELL=CELLS[code.cell], **CONSTANTS)
         self.code, self.betas = code, np.array(code.betas, np.float32)
         self.inverse = 1 / self.betas
         self.bad = np.zeros(1, np.int32)
