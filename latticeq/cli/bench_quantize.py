@@ -2,9 +2,9 @@
 
 The matrices of one block of a model's shape, random, and a random second moment of each of their
 inputs: of activations that share directions and whose channels differ in size. They are quantized
-once for each layer, as ``latticeq quantize`` does it: moments are factored anew, losses are measured,
-and bytes are packed. What is timed begins with float32 weights and ends with packed bytes, both in
-the host's memory. The calibration text's way through the model is no part of it.
+once for each layer, as ``latticeq quantize`` does it: moments are factored anew, losses are
+measured, and bytes are packed. What is timed begins with float32 weights and ends with packed
+bytes, both in the host's memory. The calibration text's way through the model is no part of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from latticeq.cli.bench_kernels_gpu import chosen_device
 from latticeq.cli.console import say
+from latticeq.cli.quantize import quantizing_engine
 from latticeq.cli.tables import duration, short, table
 from latticeq.errors import InputError
 
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if layers < 1:
         raise InputError(f"--layers is {layers}; it must be at least 1")
     options = Options(q=args.q, k=args.k, shaping=args.shaping, feedback=args.feedback)
-    engine, device = _engine(args.device)
+    engine, device = quantizing_engine(args.device), _device_name(args.device)
     rng = np.random.default_rng(args.seed)
     block = _Block(shape, rng, args.feedback)
     say(f"{layers} layers of shape {args.shape} on {device}, {args.feedback}")
@@ -171,16 +172,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _engine(index: int | None) -> tuple[Engine, str]:
-    """Return what quantizes, and how it is called."""
-    from latticeq.model.engine import HostEngine
-
+def _device_name(index: int | None) -> str:
     if index is None:
-        return HostEngine(), "the CPU"
+        return "the CPU"
     from latticeq.gpu.device import describe
-    from latticeq.gpu.engine import GpuEngine
 
-    return GpuEngine(index), describe(index).name
+    return describe(index).name
 
 
 class _Block:
@@ -239,10 +236,11 @@ def _quantize(engine: Engine, options: Any, weights: Any, objective: Objective) 
 
 
 def _row(name: str, weights: NDArray[np.float32], times: list[float], found: Any) -> Row:
-    seconds = sum(times)
+    seconds, (m, n) = sum(times), weights.shape
     return Row(
         name,
-        *weights.shape,
+        m,
+        n,
         seconds,
         len(times) * weights.size / seconds,
         found.relative_error,

@@ -8,6 +8,7 @@ are: the same numbers, as rotations are orthonormal.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,18 @@ class GpuEngine:
         """Return what multiplies by packed bytes, decoded to float32 in device memory."""
         with self._device():
             return DeviceLinear(self, decoded(packed), bias, packed.rotation, packed.nbytes)
+
+    def double_seconds(self, m: int, n: int) -> float:
+        """Return how long a product of float64, (m, n) by (n, n), takes on the device."""
+        with self._device():
+            module = cupy()
+            x, y = module.ones((m, n)), module.ones((n, n))
+            x @ y
+            module.cuda.get_current_stream().synchronize()
+            start = time.perf_counter()
+            x @ y
+            module.cuda.get_current_stream().synchronize()
+            return time.perf_counter() - start
 
     def moment(self, n: int) -> _Moment:
         """Return an empty moment of inputs of width n."""

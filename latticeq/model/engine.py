@@ -7,6 +7,7 @@ does all of it on the CPU; `latticeq.gpu.engine` has one for a GPU.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -93,6 +94,10 @@ class Engine(Protocol):
         """
         ...
 
+    def double_seconds(self, m: int, n: int) -> float:
+        """Return how long a product of float64, (m, n) by (n, n), takes: for estimates."""
+        ...
+
     def moment(self, n: int) -> Gathered:
         """Return an empty moment of inputs of width n."""
         ...
@@ -130,6 +135,14 @@ class HostEngine:
     def packed_linear(self, packed: Packed, bias: NDArray[np.float32] | None) -> Any:
         """Return what decodes packed bytes tile by tile and multiplies in float32."""
         return make_tiled_linear(packed, bias, "float32")
+
+    def double_seconds(self, m: int, n: int) -> float:
+        """Return how long a product of float64, (m, n) by (n, n), takes."""
+        x, y = np.ones((m, n)), np.ones((n, n))
+        x[:64] @ y  # starts threads
+        start = time.perf_counter()
+        x @ y
+        return time.perf_counter() - start
 
     def moment(self, n: int) -> Moment:
         """Return an empty moment of inputs of width n."""

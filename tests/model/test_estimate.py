@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from latticeq.model.config import LlamaConfig
+from latticeq.model.engine import HostEngine
 from latticeq.model.estimate import Speeds, estimate, measure_speeds
 from latticeq.model.options import Options
 from latticeq.model.plan import PlannedTensor
@@ -44,7 +45,7 @@ def test_more_work_costs_more() -> None:
 
 
 def test_speeds_are_measured() -> None:
-    speeds = measure_speeds(OPTIONS, CONFIG)
+    speeds = measure_speeds(OPTIONS, CONFIG, HostEngine())
     assert speeds.float32 > 1e7
     assert speeds.float64 > 1e7
     assert speeds.encoded > 1e3
