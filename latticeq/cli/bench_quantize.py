@@ -10,6 +10,7 @@ bytes, both in the host's memory. The calibration text's way through the model i
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -79,12 +80,14 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A matrix of every layer: seconds are those of all layers together."""
+    """A matrix of every layer: the median, and how fast that is."""
 
     name: str
     rows: int
     columns: int
     seconds: float
+    lowest: float
+    highest: float
     weights_s: float
     relative_error: float
     proxy_loss: float
@@ -236,13 +239,15 @@ def _quantize(engine: Engine, options: Any, weights: Any, objective: Objective) 
 
 
 def _row(name: str, weights: NDArray[np.float32], times: list[float], found: Any) -> Row:
-    seconds, (m, n) = sum(times), weights.shape
+    seconds, (m, n) = statistics.median(times), weights.shape
     return Row(
         name,
         m,
         n,
         seconds,
-        len(times) * weights.size / seconds,
+        min(times),
+        max(times),
+        weights.size / seconds,
         found.relative_error,
         found.losses["proxy_loss"],
         found.losses["proxy_loss_plain"],
@@ -297,16 +302,15 @@ def _bar(layers: int) -> Any:
 
 
 def _report(rows: list[Row], result: dict[str, Any]) -> None:
-    layers = result["layers"]
     lines: list[tuple[object, ...]] = [
-        ("matrix", "shape", "ms a layer", "million weights/s", "loss", "without feedback")
+        ("matrix", "shape", "ms (range)", "million weights/s", "loss", "without feedback")
     ]
     for row in rows:
         lines.append(
             (
                 row.name,
                 f"{row.rows} x {row.columns}",
-                short(1e3 * row.seconds / layers),
+                f"{short(1e3 * row.seconds)} ({short(1e3 * row.lowest)}-{short(1e3 * row.highest)})",
                 short(row.weights_s / 1e6),
                 f"{row.proxy_loss:.2e}",
                 f"{row.proxy_loss_plain:.2e}",
