@@ -306,11 +306,12 @@ def _report(rows: list[Row], result: dict[str, Any]) -> None:
         ("matrix", "shape", "ms (range)", "million weights/s", "loss", "without feedback")
     ]
     for row in rows:
+        middle, lowest, highest = (short(1e3 * s) for s in (row.seconds, row.lowest, row.highest))
         lines.append(
             (
                 row.name,
                 f"{row.rows} x {row.columns}",
-                f"{short(1e3 * row.seconds)} ({short(1e3 * row.lowest)}-{short(1e3 * row.highest)})",
+                f"{middle} ({lowest}-{highest})",
                 short(row.weights_s / 1e6),
                 f"{row.proxy_loss:.2e}",
                 f"{row.proxy_loss_plain:.2e}",

@@ -298,6 +298,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **asdict(report),
         "folder_bytes": folder_bytes(args.out),
         "peak_rss_mib": machine.peak_rss_mib(),
+        "device": "cpu" if args.device is None else f"gpu:{args.device}",
         **needs,
     }
 

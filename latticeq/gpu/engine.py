@@ -23,7 +23,7 @@ from latticeq.gpu.exact import decoded
 from latticeq.gpu.feedback import GpuFactor, GpuMoment, damped, factor, rotated_moment
 from latticeq.gpu.nestquant import GpuNestQuant, rotate_single, row_energies
 from latticeq.gpu.tables import upload
-from latticeq.model.engine import QuantizedMatrix
+from latticeq.model.engine import TIMED_FLOPS, QuantizedMatrix
 from latticeq.model.options import Options
 from latticeq.quantizers.nestquant import NestQuant
 from latticeq.quantizers.objective import Objective
@@ -62,6 +62,11 @@ class GpuEngine:
     def settings(self) -> dict[str, str]:
         """A job goes on where it began: the sums of a CPU are rounded otherwise."""
         return {"device": "gpu"}
+
+    @property
+    def timed_flops(self) -> float:
+        """A hundred times what suffices on a CPU: small products are all launches and copies."""
+        return 100 * TIMED_FLOPS
 
     @property
     def software(self) -> dict[str, str]:

@@ -16,31 +16,24 @@ from numpy.typing import NDArray
 from latticeq.errors import InputError, LatticeqError
 from latticeq.gpu.device import cupy, function
 from latticeq.gpu.tables import upload
-from latticeq.gpu.weights import CELLS
-from latticeq.quantizers.calibration import check_activations
-from latticeq.quantizers.feedback import PANEL, raised_damping
+from latticeq.quantizers.calibration import check_activations, infinite_error
+from latticeq.quantizers.feedback import raised_damping
 from latticeq.transforms.hadamard import hadamard_factors, hadamard_matrix
 from latticeq.transforms.paley import paley_matrix
 from latticeq.transforms.rotation import Rotation, random_signs
 
 __all__ = [
     "BLOCK",
-    "LANES",
-    "ROWS",
     "GpuFactor",
     "GpuMoment",
     "damped",
     "factor",
-    "kernel",
     "rotate_double",
     "rotated_moment",
 ]
 
 BLOCK = 8
 """Columns that are quantized together."""
-
-ROWS, LANES = 16, 8
-"""Rows that a block of threads has under feedback, and threads that a row has."""
 
 THREADS = 128
 
@@ -78,6 +71,8 @@ class GpuMoment:
             part = slice(first, first + _TOKENS)
             mine = upload(x[part])
             other = mine if y is None or y is x else upload(y[part])
+            if not (_is_finite(mine) and _is_finite(other)):
+                raise infinite_error()
             self._sum += cupy().matmul(mine.T, other)
         self.tokens += len(x)
 
@@ -123,7 +118,7 @@ def factor(hessian: Any, damping: float) -> GpuFactor:
     import cupyx
 
     module, n = cupy(), len(hessian)
-    if not module.isfinite(hessian).all():
+    if not _is_finite(hessian):
         raise InputError("the Hessian is not finite; look for NaN in the calibration activations")
     used = damping
     while True:
@@ -134,14 +129,8 @@ def factor(hessian: Any, damping: float) -> GpuFactor:
         except np.linalg.LinAlgError:
             used = raised_damping(used, n, partial(_rank, hessian))
     grid = (-(-n // THREADS), n // BLOCK)
-    kernel("unit_lower")(grid, (THREADS,), (lower, n))
+    function("factor", "unit_lower")(grid, (THREADS,), (lower, n))
     return GpuFactor(lower, used)
-
-
-def kernel(name: str, cell: str = "cubic") -> Any:
-    """Return a kernel of ``cuda/quantize.cu``, compiled for a cell."""
-    constants = {"CELL": CELLS[cell], "ROWS": ROWS, "LANES": LANES, "PANEL": PANEL}
-    return function("quantize", name, **constants)
 
 
 def damped(hessian: Any, damping: float) -> Any:
@@ -151,6 +140,10 @@ def damped(hessian: Any, damping: float) -> Any:
     mean = float(diagonal.mean()) or 1.0
     diagonal += damping * mean
     return result
+
+
+def _is_finite(x: Any) -> bool:
+    return bool(cupy().isfinite(x).all())
 
 
 def _rank(hessian: Any) -> int:

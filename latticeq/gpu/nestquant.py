@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.gpu.device import cupy
-from latticeq.gpu.feedback import BLOCK, LANES, ROWS, GpuFactor, kernel, rotate_double
+from latticeq.gpu.device import cupy, function
+from latticeq.gpu.feedback import BLOCK, GpuFactor, rotate_double
 from latticeq.gpu.tokens import GpuRotation
+from latticeq.gpu.weights import CELLS
 from latticeq.quantizers.base import as_rows
 from latticeq.quantizers.feedback import PANEL
 from latticeq.quantizers.nestquant import NestQuant, NestTensor
@@ -25,6 +26,9 @@ from latticeq.quantizers.unit_rows import rounded_scales
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["GpuNestQuant", "GpuNestTensor", "rotate_single", "row_energies"]
+
+ROWS, LANES = 16, 8
+"""Rows that a block of threads has under feedback, and threads that a row has."""
 
 THREADS = 128
 
@@ -67,7 +71,7 @@ class GpuNestTensor:
         units = module.asarray(np.asarray(code.betas, np.float32) * np.float32(code.unit))
         scale = module.asarray(self.row_scale.astype(np.float32))
         arguments = (self.digits, self.scale_index, count, blocks, code.q, units, scale, out)
-        kernel("decode_blocks", code.cell)((-(-count // THREADS),), (THREADS,), arguments)
+        _kernel("decode_blocks", code.cell)((-(-count // THREADS),), (THREADS,), arguments)
         return out
 
     def to_host(self) -> NestTensor:
@@ -145,13 +149,15 @@ class GpuNestQuant:
     def _encode(self, values: Any, digits: Any, index: Any, bad: Any) -> None:
         count = int(index.size)
         arguments = (values, count, *self._code, digits, index, bad)
-        kernel("encode_blocks", self.quantizer.cell)((-(-count // THREADS),), (THREADS,), arguments)
+        _kernel("encode_blocks", self.quantizer.cell)(
+            (-(-count // THREADS),), (THREADS,), arguments
+        )
 
     def _feed(self, values: Any, lower: Any, digits: Any, index: Any, bad: Any) -> None:
         """Code blocks last to first; errors reach a panel's own columns first, then all before."""
         module, (m, n) = cupy(), values.shape
         target, error = values.copy(), module.empty((m, PANEL), "float64")
-        feed_panel = kernel("feed_panel", self.quantizer.cell)
+        feed_panel = _kernel("feed_panel", self.quantizer.cell)
         for stop in range(n, 0, -PANEL):
             start = max(0, stop - PANEL)
             feed_panel(
@@ -164,12 +170,16 @@ class GpuNestQuant:
                 _add_product(target, error, lower, start, stop)
 
 
+def _kernel(name: str, cell: str) -> Any:
+    return function("quantize", name, CELL=CELLS[cell], ROWS=ROWS, LANES=LANES, PANEL=PANEL)
+
+
 def row_energies(x: Any) -> Any:
     """Return the sum of squares of each row of (M, N) float32 or float64: (M,) float64."""
     m, n = x.shape
     energies = cupy().empty(m, "float64")
     is_single = int(x.dtype.name == "float32")
-    kernel("row_energy")((m,), (256,), (x, is_single, n, energies))
+    function("factor", "row_energy")((m,), (256,), (x, is_single, n, energies))
     return energies
 
 

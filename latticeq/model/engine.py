@@ -28,7 +28,11 @@ from latticeq.quantizers.pvq import PVQ
 from latticeq.quantizers.scalar import Scalar, round_to_nearest
 from latticeq.storage.formats.base import Packed
 
-__all__ = ["Engine", "Gathered", "HostEngine", "QuantizedMatrix"]
+__all__ = ["TIMED_FLOPS", "Engine", "Gathered", "HostEngine", "QuantizedMatrix"]
+
+
+TIMED_FLOPS = 4e9
+"""Floating-point operations that a CPU's products are timed by."""
 
 
 class Gathered(Protocol):
@@ -66,6 +70,11 @@ class Engine(Protocol):
     @property
     def settings(self) -> Mapping[str, str]:
         """What a resumed job must have in common with its beginning, beside the options."""
+        ...
+
+    @property
+    def timed_flops(self) -> float:
+        """Floating-point operations that are enough to time a product by."""
         ...
 
     @property
@@ -124,6 +133,7 @@ class HostEngine:
 
     settings: Mapping[str, str] = {}
     software: Mapping[str, str] = {}
+    timed_flops = TIMED_FLOPS
 
     def check(self, options: Options) -> None:
         """Refuse nothing."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.model.config import LlamaConfig
-from latticeq.model.engine import Engine
+from latticeq.model.engine import TIMED_FLOPS, Engine
 from latticeq.model.fitting import FITTED_BLOCKS, FITTED_WINDOWS
 from latticeq.model.options import Options
 from latticeq.model.plan import TABLE_CHUNK, PlannedTensor
@@ -26,7 +26,6 @@ __all__ = ["Estimate", "Speeds", "estimate", "measure_speeds"]
 _PROGRAM_BYTES = 350 * 10**6  # the interpreter, libraries and compiled kernels
 _EMBEDDING_S = 60e-9  # a weight of the int8 tables, in NumPy on one thread
 _EXPONENTIAL_S = 1e-9  # a score of attention
-_FLOPS = 4e9  # of a timed product
 _MOMENT_SIZE = 2048  # of the timed one, at most: the widest moment takes most of the time
 _ENCODED_ROWS = 512
 _FIT_TRIALS = 100  # times that a search encodes its blocks, about
@@ -79,15 +78,17 @@ def measure_speeds(options: Options, config: LlamaConfig, engine: Engine) -> Spe
         What will do the work.
     """
     width, wide = config.hidden_size, config.intermediate_size
-    tokens = int(min(max(_FLOPS / (2 * width * wide), 64), options.calibration_context))
+    tokens = int(min(max(engine.timed_flops / (2 * width * wide), 64), options.calibration_context))
+    more = int(engine.timed_flops / TIMED_FLOPS)
     rng = np.random.default_rng(0)
     states = rng.standard_normal((tokens, width), np.float32)
     weights = rng.standard_normal((wide, width), np.float32)
-    inner = rng.standard_normal((tokens, min(wide, _MOMENT_SIZE)), np.float32)
+    inner = rng.standard_normal((tokens, min(wide, more * _MOMENT_SIZE)), np.float32)
     other = inner[::-1].copy()
     moment, linear = engine.moment(inner.shape[1]), engine.linear(weights, None)
     quantizer = options.quantizer()
     rows = rng.standard_normal((_ENCODED_ROWS, width), np.float32)
+    rows = np.tile(rows, (min(more, -(-wide // _ENCODED_ROWS)), 1))
 
     def encode(rows: NDArray[np.float32]) -> object:
         return engine.quantize(quantizer, rows, None, options.damping)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError
 
-__all__ = ["Moment", "check_activations"]
+__all__ = ["Moment", "check_activations", "infinite_error"]
 
 _TOKENS = 2048
 """Whose products are added up in float32 before they join the sum in float64."""
@@ -59,6 +59,8 @@ class Moment:
         """
         y = x if y is None else y
         check_activations(x, y, len(self._sum))
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise infinite_error()
         for first in range(0, len(x), _TOKENS):
             part = x[first : first + _TOKENS]
             self._sum += part.T @ (part if y is x else y[first : first + _TOKENS])
@@ -84,12 +86,13 @@ def check_activations(x: NDArray[np.float32], y: NDArray[np.float32], n: int) ->
     ------
     InputError
         If a width is not n or the shapes differ.
-    LatticeqError
-        If an activation is NaN or infinite.
     """
     if x.ndim != 2 or x.shape[1] != n or y.shape != x.shape:
         raise InputError(f"activations are {x.shape} and {y.shape}; they must be (T, {n})")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise LatticeqError(
-            "an activation is NaN or infinite; the float model itself fails on this text"
-        )
+
+
+def infinite_error() -> LatticeqError:
+    """Return the error that says that activations are not finite."""
+    return LatticeqError(
+        "an activation is NaN or infinite; the float model itself fails on this text"
+    )

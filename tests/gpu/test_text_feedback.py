@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latticeq.gpu.feedback import ROWS
+from latticeq.gpu.nestquant import ROWS
 from latticeq.gpu.weights import CELLS
 from latticeq.quantizers.feedback import PANEL, Factor, ldlq
 from latticeq.quantizers.nestquant import NestQuant, NestTensor
@@ -17,7 +17,7 @@ from tests.gpu.on_cpu import address, build, needs_compiler
 
 pytestmark = needs_compiler
 
-RUN = """
+LOOP = """
 template <class Kernel> void run(int blocks, int columns, int threads, Kernel kernel) {
     blockDim = {threads, 1, 1};
     gridDim = {blocks, columns, 1};
@@ -25,7 +25,15 @@ template <class Kernel> void run(int blocks, int columns, int threads, Kernel ke
         for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)
             for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) kernel();
 }
+"""
 
+FACTOR = """
+extern "C" void factor(double* c, int n) {
+    run((n + 127) / 128, n / 8, 128, [&] { unit_lower(c, n); });
+}
+"""
+
+CODER = """
 extern "C" void encode(const float* x, int count, const float* betas, const float* inverse, int k,
                        int q, int first_fit, float limit, unsigned char* digits,
                        unsigned char* index, int* bad) {
@@ -39,10 +47,6 @@ extern "C" void decode(const unsigned char* digits, const unsigned char* index, 
     run((count + 127) / 128, 1, 128, [&] {
         decode_blocks(digits, index, count, blocks, q, units, row_scale, out);
     });
-}
-
-extern "C" void factor(double* c, int n) {
-    run((n + 127) / 128, n / 8, 128, [&] { unit_lower(c, n); });
 }
 
 extern "C" void panel(const double* weights, const double* target, const double* lower, int rows,
@@ -65,7 +69,9 @@ class Text:
 
     def __init__(self, folder: Path, quantizer: NestQuant) -> None:
         code = quantizer.code
-        self.library = build(folder, "quantize.cu", RUN, CELL=CELLS[code.cell], **CONSTANTS)
+        self.library = build(
+            folder, "quantize.cu", LOOP + CODER, CELL=CELLS[code.cell], **CONSTANTS
+        )
         self.code, self.betas = code, np.array(code.betas, np.float32)
         self.inverse = 1 / self.betas
         self.bad = np.zeros(1, np.int32)
@@ -155,7 +161,7 @@ def test_the_factor_is_the_cpus(tmp_path: Path, rng: np.random.Generator) -> Non
     quantizer = NestQuant(rotate="none")
     wanted = quantizer.factor(hessian, damping=0.0)
     found = np.linalg.cholesky(hessian)
-    Text(tmp_path, quantizer).library.factor(address(found), 136)
+    build(tmp_path, "factor.cu", LOOP + FACTOR).factor(address(found), 136)
     for at in range(0, 136, 8):
         below = slice(at + 8, None), slice(at, at + 8)
         np.testing.assert_allclose(found[below], wanted.lower[below], rtol=1e-12, atol=1e-14)
