@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class GpuEngine:
 
     def __init__(self, index: int = 0) -> None:
         self.index = check_device(index)
-        self._prepared: tuple[Objective, _Prepared] | None = None
+        self._prepared: WeakKeyDictionary[Objective, _Prepared] = WeakKeyDictionary()
 
     @property
     def settings(self) -> dict[str, str]:
@@ -149,12 +150,12 @@ class GpuEngine:
             return QuantizedMatrix(coded.to_host(), _relative_error(loss.weights, values), losses)
 
     def _prepare(self, objective: Objective, rotation: Rotation, damping: float) -> _Prepared:
-        """Return what the linears of one input share; only the last is kept."""
-        if self._prepared is None or self._prepared[0] is not objective:
-            self._prepared = None  # its memory is needed
+        """Return what the linears of one input share: it lives as long as their objective."""
+        found = self._prepared.get(objective)
+        if found is None:
             with objective.calibrated():
-                self._prepared = objective, _Prepared.of(objective, rotation, damping)
-        return self._prepared[1]
+                found = self._prepared[objective] = _Prepared.of(objective, rotation, damping)
+        return found
 
     @contextmanager
     def _device(self) -> Iterator[None]:

@@ -164,6 +164,15 @@ def test_an_engine_finds_what_the_cpu_does(form: str, rng: np.random.Generator) 
     )
 
 
+def test_factors_are_shared_and_die_with_their_objective(rng: np.random.Generator) -> None:
+    engine, objective = GpuEngine(), plain(moment(64, rng))
+    for _ in range(2):
+        engine.quantize(NestQuant(), matrix(8, 64, rng), objective, 0.01)
+        assert len(engine._prepared) == 1
+    del objective
+    assert len(engine._prepared) == 0
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = byte_config("qwen2", num_hidden_layers=3)  # with biases
