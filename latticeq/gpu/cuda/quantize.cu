@@ -1,9 +1,10 @@
 // Rows of weights coded block by block, with error feedback and without: what
 // latticeq/quantizers/nestquant.py and feedback.py do, in their order. The targets of feedback are
-// in float64, blocks are coded in float32. Compiled in are CELL and,
-// of feedback, ROWS that a block of threads has, LANES that each row has, which try the scales of a
-// block side by side, and PANEL, columns whose errors are gathered before all columns before them
-// are fed.
+// in float64, blocks are coded in float32.
+//
+// Compiled in are CELL and, of feedback: ROWS that a block of threads has, LANES that each row has,
+// which try the scales of a block side by side, and PANEL, columns whose errors are gathered before
+// all columns before them are fed.
 
 #include "scales.cuh"
 
