@@ -21,6 +21,7 @@ SUBJECTS = {
     "distortion": "latticeq.cli.bench_distortion",
     "kernels": "latticeq.cli.bench_kernels",
     "lengths": "latticeq.cli.bench_lengths",
+    "quantize": "latticeq.cli.bench_quantize",
 }
 """What else can be measured, and the module that does it."""
 

@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _quantize(source: Path, out: Path, options: Options) -> dict[str, Any]:
     """Quantize, unless the result is there; go on with a job that is."""
+    from latticeq.model.engine import HostEngine
     from latticeq.model.estimate import estimate, measure_speeds
     from latticeq.model.loader import load_config
     from latticeq.model.plan import plan
@@ -121,7 +122,8 @@ def _quantize(source: Path, out: Path, options: Options) -> dict[str, Any]:
         return {"reused": True}
     compile_notice()
     config = load_config(source)
-    expected = estimate(config, plan(source, options), options, measure_speeds(options, config))
+    speeds = measure_speeds(options, config, HostEngine())
+    expected = estimate(config, plan(source, options), options, speeds)
     say(f"    about {duration(expected.seconds)} for all of it, from a measurement just now")
 
     def work(force: bool) -> QuantizeReport:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latticeq.cli import machine
+from latticeq.cli.bench_kernels_gpu import chosen_device
 from latticeq.cli.console import on_interrupt, say
 from latticeq.cli.contents import size_table
 from latticeq.cli.progress import QuantizeProgress, compile_notice
@@ -16,12 +17,13 @@ from latticeq.cli.tables import duration, folder_bytes, kind, megabytes, table
 from latticeq.errors import LatticeqError
 
 if TYPE_CHECKING:
+    from latticeq.model.engine import Engine
     from latticeq.model.estimate import Estimate
     from latticeq.model.options import Options
     from latticeq.model.plan import PlannedTensor
     from latticeq.model.quantize import QuantizeReport
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "quantizing_engine", "run"]
 
 HELP = "turn a float model into packed lattice codes"
 
@@ -37,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_code(parser.add_argument_group("the code"))
     _add_calibration(parser.add_argument_group("error feedback"))
     job = parser.add_argument_group("the job")
+    job.add_argument(
+        "--device",
+        metavar="DEVICE",
+        type=chosen_device,
+        default=None,
+        help="what multiplies, gathers moments and quantizes: 'cpu' (default), or 'gpu' or 'gpu:N' "
+        "for one NVIDIA GPU (extra latticeq[gpu], --method nestquant); norms and attention of the "
+        "calibration text stay on the CPU",
+    )
     job.add_argument(
         "--dry-run",
         action="store_true",
@@ -246,11 +257,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     config = model_config(args.source)
     options = _options(args, config.longest_context)
+    engine = quantizing_engine(args.device)
+    engine.check(options)
     planned = plan(args.source, options)
     if not args.dry_run:
         check_output(args.out, resume=args.resume, force=args.force)
     compile_notice()
-    expected = estimate(config, planned, options, measure_speeds(options, config))
+    speeds = measure_speeds(options, config, engine)
+    on_device = args.device is not None
+    expected = estimate(config, planned, options, speeds, on_device=on_device)
     disk = disk_bytes(planned, is_gguf(args.source))
     needs = {
         "estimated_seconds": round(expected.seconds, 1),
@@ -274,6 +289,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             resume=args.resume,
             force=args.force,
             report=progress,
+            engine=engine,
             **asdict(options),
         )
     _summarize(args.out, report)
@@ -282,8 +298,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **asdict(report),
         "folder_bytes": folder_bytes(args.out),
         "peak_rss_mib": machine.peak_rss_mib(),
+        "device": "cpu" if args.device is None else f"gpu:{args.device}",
         **needs,
     }
+
+
+def quantizing_engine(index: int | None) -> Engine:
+    """Return what quantizes: a GPU by its index, or the CPU.
+
+    Raises
+    ------
+    InputError, MissingDependencyError
+        If there is no such GPU.
+    """
+    if index is None:
+        from latticeq.model.engine import HostEngine
+
+        return HostEngine()
+    from latticeq.gpu.engine import GpuEngine
+
+    return GpuEngine(index)
 
 
 def _options(args: argparse.Namespace, longest: int) -> Options:

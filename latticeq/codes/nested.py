@@ -116,6 +116,18 @@ class NestedCode:
         unit: float = _MODULES[self.cell].UNIT
         return unit
 
+    @property
+    def limit(self) -> float:
+        """The largest magnitude that `encode` takes."""
+        return FARTHEST * self.betas[0]
+
+    def range_error(self) -> InputError:
+        """Return the error that says why blocks have no codewords."""
+        return InputError(
+            f"x holds NaN, infinity or a magnitude beyond {self.limit:.3g}, 2**20 times the least "
+            "scale: check or rescale x"
+        )
+
     def encode(self, x: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the digits and the scale index of the codeword chosen for each block.
 
@@ -143,12 +155,9 @@ class NestedCode:
         Blocks are rounded to float32 first.
         """
         rows, shape = float_rows(x, 8)
-        limit = FARTHEST * self.betas[0]
+        limit = self.limit
         if rows.size and not (rows.max() <= limit and rows.min() >= -limit):
-            raise InputError(
-                f"x holds NaN, infinity or a magnitude beyond {limit:.3g}, 2**20 times the least "
-                "scale: check or rescale x"
-            )
+            raise self.range_error()
         n = len(rows)
         padded = rows
         if rows.dtype != np.float32 or n % 16:

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latticeq.model.config import LlamaConfig
+from latticeq.model.engine import TIMED_FLOPS, Engine
 from latticeq.model.fitting import FITTED_BLOCKS, FITTED_WINDOWS
 from latticeq.model.options import Options
 from latticeq.model.plan import TABLE_CHUNK, PlannedTensor
 from latticeq.model.quantize_block import STATISTICS_WINDOWS
-from latticeq.quantizers.calibration import Moment
 
 __all__ = ["Estimate", "Speeds", "estimate", "measure_speeds"]
 
 _PROGRAM_BYTES = 350 * 10**6  # the interpreter, libraries and compiled kernels
 _EMBEDDING_S = 60e-9  # a weight of the int8 tables, in NumPy on one thread
 _EXPONENTIAL_S = 1e-9  # a score of attention
-_FLOPS = 4e9  # of a timed product
 _MOMENT_SIZE = 2048  # of the timed one, at most: the widest moment takes most of the time
 _ENCODED_ROWS = 512
 _FIT_TRIALS = 100  # times that a search encodes its blocks, about
@@ -65,7 +65,7 @@ class Estimate:
     memory_bytes: int
 
 
-def measure_speeds(options: Options, config: LlamaConfig) -> Speeds:
+def measure_speeds(options: Options, config: LlamaConfig, engine: Engine) -> Speeds:
     """Time a few of the products that are to come, on random numbers: a second, once compiled.
 
     Parameters
@@ -74,24 +74,31 @@ def measure_speeds(options: Options, config: LlamaConfig) -> Speeds:
         Which code.
     config : LlamaConfig
         The shapes: speed depends on them.
+    engine : Engine
+        What will do the work.
     """
     width, wide = config.hidden_size, config.intermediate_size
-    tokens = int(min(max(_FLOPS / (2 * width * wide), 64), options.calibration_context))
+    tokens = int(min(max(engine.timed_flops / (2 * width * wide), 64), options.calibration_context))
+    more = int(engine.timed_flops / TIMED_FLOPS)
     rng = np.random.default_rng(0)
     states = rng.standard_normal((tokens, width), np.float32)
-    weights = rng.standard_normal((width, wide), np.float32)
-    inner = rng.standard_normal((tokens, min(wide, _MOMENT_SIZE)), np.float32)
+    weights = rng.standard_normal((wide, width), np.float32)
+    inner = rng.standard_normal((tokens, min(wide, more * _MOMENT_SIZE)), np.float32)
     other = inner[::-1].copy()
-    moment = Moment(inner.shape[1])
-    double = weights.astype(np.float64)
+    moment, linear = engine.moment(inner.shape[1]), engine.linear(weights, None)
     quantizer = options.quantizer()
     rows = rng.standard_normal((_ENCODED_ROWS, width), np.float32)
-    quantizer.quantize(rows[:64])  # compiles
+    rows = np.tile(rows, (min(more, -(-wide // _ENCODED_ROWS)), 1))
+
+    def encode(rows: NDArray[np.float32]) -> object:
+        return engine.quantize(quantizer, rows, None, options.damping)
+
+    encode(rows[:64])  # compiles
     return Speeds(
-        float32=2.0 * weights.size * tokens / _seconds(lambda: states @ weights),
+        float32=2.0 * weights.size * tokens / _seconds(lambda: linear(states)),
         moment=2.0 * inner.shape[1] * inner.size / _seconds(lambda: moment.update(inner, other)),
-        float64=2.0 * double.size * width / _seconds(lambda: double.T @ double.T[:width].T),
-        encoded=rows.size / _seconds(lambda: quantizer.quantize(rows)),
+        float64=2.0 * wide * width * width / engine.double_seconds(wide, width),
+        encoded=rows.size / _seconds(lambda: encode(rows)),
     )
 
 
@@ -106,7 +113,12 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def estimate(
-    config: LlamaConfig, planned: list[PlannedTensor], options: Options, speeds: Speeds
+    config: LlamaConfig,
+    planned: list[PlannedTensor],
+    options: Options,
+    speeds: Speeds,
+    *,
+    on_device: bool = False,
 ) -> Estimate:
     """Estimate time and memory of a quantization from its plan.
 
@@ -116,6 +128,9 @@ def estimate(
     planned : list of PlannedTensor
     options : Options
     speeds : Speeds
+    on_device : bool
+        Whether moments, factors and what a matrix is made of lie in a device's memory, which is not
+        counted.
     """
     linears = [row.shape for row in planned if row.name.startswith("model.layers.")]
     tables = [row.shape for row in planned if not row.name.startswith("model.layers.")]
@@ -127,7 +142,7 @@ def estimate(
         seconds += len(options.scale_kinds) * _FIT_TRIALS * 8 * FITTED_BLOCKS / speeds.encoded
     if options.is_calibrated:
         seconds += _calibration_seconds(config, linears, options, speeds)
-    return Estimate(seconds, _memory(config, linears, tables, options))
+    return Estimate(seconds, _memory(config, linears, tables, options, on_device))
 
 
 def _inputs(config: LlamaConfig) -> list[int]:
@@ -171,6 +186,7 @@ def _memory(
     linears: list[tuple[int, int]],
     tables: list[tuple[int, int]],
     options: Options,
+    on_device: bool,
 ) -> int:
     """Return the peak: either a table or a linear is being quantized, in float64 throughout."""
     calibration, square = 0, 0
@@ -180,9 +196,12 @@ def _memory(
         # Of all tokens the residual stream and the widest input; of one window what a block makes.
         states = 4 * options.calibration_tokens * (width + wide + max(width, wide)) * streams
         activations = 4 * options.calibration_context * (3 * wide + 8 * width)
-        moments = (8 + 4) * streams * max(n * n for n in _inputs(config))
+        moments = 0 if on_device else (8 + 4) * streams * max(n * n for n in _inputs(config))
         calibration, square = states + activations + moments, 6
     linear = max(8 * (8 * m * n + square * n * n) for m, n in linears)
+    if on_device:  # the floats of a block and its bytes; of one matrix digits, before and after
+        block = sum(m * n for m, n in linears) // config.num_hidden_layers
+        linear = 5 * block + 4 * max(m * n for m, n in linears)
     # Every table's bytes until they are written; of one its values too, and floats of some rows.
     sizes = [m * n for m, n in tables] if options.embedding == "int8" else []
     most = max(sizes, default=0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from latticeq.codes.nested import NestedCode
 from latticeq.model.calibrate import STAGES, Stream
 from latticeq.model.config import LlamaConfig
+from latticeq.model.engine import Engine
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.llama import BLOCK_LINEARS
 from latticeq.model.options import Options
@@ -46,6 +47,7 @@ def fit_scales(
     options: Options,
     stream: Stream | None,
     report: Callable[[str, Any], None],
+    engine: Engine,
 ) -> Scales:
     """Return a set of scales for each kind of what will be coded.
 
@@ -60,6 +62,8 @@ def fit_scales(
         neither smoothing nor a kind of scales needs it.
     report : callable
         Called with "fit" and (steps done, of how many): a step for each block and each set.
+    engine : Engine
+        What runs the text through the blocks.
 
     Notes
     -----
@@ -70,11 +74,11 @@ def fit_scales(
     drawn = _Drawn(options, layers)
     for index, block in enumerate(blocks):
         streams = None if stream is None else Streams(stream, None)
-        tensors, offset = prepared(block, config, options, streams)
+        tensors, offset = prepared(block, config, options, streams, engine)
         for name in BLOCK_LINEARS:
             drawn.add(name, tensors.linears[name], 1.0)
         if stream is not None:
-            _run(stream, tensors, offset, drawn)
+            _run(stream, tensors, offset, drawn, engine)
         report("fit", (index + 1, steps))
     found: Scales = {}
     for number, kind in enumerate(options.scale_kinds, start=1):
@@ -138,12 +142,16 @@ class _Drawn:
 
 
 def _run(
-    stream: Stream, tensors: BlockTensors, offset: NDArray[np.float32] | None, drawn: _Drawn
+    stream: Stream,
+    tensors: BlockTensors,
+    offset: NDArray[np.float32] | None,
+    drawn: _Drawn,
+    engine: Engine,
 ) -> None:
     """Let the stream go through a float block, and draw from what is coded on the way."""
     windows = len(stream.hidden)
     cache = _Watch(stream.config, len(stream.hidden[0]), drawn, offset, 1 / windows)
-    block = float_block(tensors, stream.config)
+    block = float_block(tensors, stream.config, engine)
     widths = [tensors.linears[names[0]].shape[1] for names in STAGES]
     for stage in range(len(STAGES) + 1):
         stream.advance(block, stage, cache)

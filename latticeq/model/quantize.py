@@ -23,17 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError, context
+from latticeq.linear.base import Linear
+from latticeq.linear.coded import CodedLinear
 from latticeq.model.builtin_text import calibration_text
 from latticeq.model.calibrate import STAGES, Stream
+from latticeq.model.engine import Engine, HostEngine
 from latticeq.model.fitting import FITTED_WINDOWS, fit_scales
 from latticeq.model.job import Job, check_output, open_job
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.kv.new import new_cache
-from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS
+from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS, Block
 from latticeq.model.loader import (
     Weights,
     expected_tensors,
-    load_block,
     load_config,
     load_embedding,
     load_kv_coding,
@@ -104,6 +106,7 @@ def quantize(
     resume: bool = False,
     force: bool = False,
     report: Reporter | None = None,
+    engine: Engine | None = None,
     **options: Any,
 ) -> QuantizeReport:
     """Quantize a float model into a checkpoint folder.
@@ -120,6 +123,8 @@ def quantize(
         Go on with an unfinished job; or delete it, and an existing output, first.
     report : callable, optional
         Called as the work goes on, see `Reporter`.
+    engine : Engine, optional
+        What does the work: the CPU if omitted.
     **options
         Fields of `Options`.
 
@@ -138,7 +143,8 @@ def quantize(
     """
     start = time.perf_counter()
     source, out = Path(source), Path(out)
-    chosen = Options(**options)
+    chosen, engine = Options(**options), engine or HostEngine()
+    engine.check(chosen)
     planned = plan(source, chosen)
     if source.resolve().is_relative_to(out.resolve()):
         raise InputError(f"{out} is or holds the source; choose another folder for the output")
@@ -153,14 +159,16 @@ def quantize(
             "options": asdict(chosen),
             "calibration": fingerprint,
             "format_version": FORMAT_VERSION,
+            **engine.settings,
         }
         job = open_job(out, settings, resume=resume, force=force)
         reporter = report or (lambda event, value: None)
         for name in job.drop_damaged():
             reporter("damaged", name)
-        _quantize_parts(job, folder, chosen, windows, reporter)
+        _quantize_parts(job, folder, chosen, windows, reporter, engine)
         seconds = time.perf_counter() - start
-        return _assemble(job, folder, out, chosen, fingerprint, force, seconds)
+        software = _software() | dict(engine.software)
+        return _assemble(job, folder, out, chosen, fingerprint, software, force, seconds)
 
 
 def _calibration(
@@ -221,12 +229,13 @@ def _quantize_parts(
     options: Options,
     windows: NDArray[np.int64] | None,
     report: Reporter,
+    engine: Engine,
 ) -> None:
     """Make every part that the job does not have yet."""
     config = load_config(source)
     weights = Weights(source, config)
     _quantize_ends(job, weights, options)
-    _fit(job, weights, options, windows, report)
+    _fit(job, weights, options, windows, report, engine)
     options = _with_scales(job, options)
     missing = [i for i in range(config.num_hidden_layers) if not job.has(_part(i))]
     if not missing:
@@ -236,10 +245,10 @@ def _quantize_parts(
         tensors = _block_tensors(weights, index)
         if index not in missing:
             if streams is not None:
-                _replay(job, index, tensors, options, streams)
+                _replay(job, index, tensors, options, streams, engine)
             report("stage", (index, len(STAGES) - 1))
             continue
-        made = quantize_block(index, tensors, config, options, streams, report)
+        made = quantize_block(index, tensors, config, options, streams, report, engine)
         record = {"tensors": made.entries, "layers": made.layers}
         job.write(_part(index), made.tensors, record)
 
@@ -250,6 +259,7 @@ def _fit(
     options: Options,
     windows: NDArray[np.int64] | None,
     report: Reporter,
+    engine: Engine,
 ) -> None:
     """Make the part that holds fitted scales, where there are to be any."""
     if not options.fits_scales or job.has(_SCALES):
@@ -259,7 +269,8 @@ def _fit(
         stream = _streams(weights, options, windows[:FITTED_WINDOWS]).clean
     config = weights.config
     blocks = (_block_tensors(weights, index) for index in range(config.num_hidden_layers))
-    job.write(_SCALES, {}, {"betas": fit_scales(blocks, config, options, stream, report)})
+    found = fit_scales(blocks, config, options, stream, report, engine)
+    job.write(_SCALES, {}, {"betas": found})
 
 
 def _with_scales(job: Job, options: Options) -> Options:
@@ -280,12 +291,17 @@ def _streams(weights: Weights, options: Options, windows: NDArray[np.int64]) -> 
 
 
 def _replay(
-    job: Job, index: int, tensors: BlockTensors, options: Options, streams: Streams
+    job: Job,
+    index: int,
+    tensors: BlockTensors,
+    options: Options,
+    streams: Streams,
+    engine: Engine,
 ) -> None:
     """Let the streams go through a block that is finished."""
     config, length = streams.clean.config, len(streams.clean.hidden[0])
-    tensors, _ = prepared(tensors, config, options, streams)  # rounding, too, is to be the same
-    streams.clean.run(float_block(tensors, config), FloatCache(config, length, layers=1))
+    tensors, _ = prepared(tensors, config, options, streams, engine)  # rounded in the same way
+    streams.clean.run(float_block(tensors, config, engine), FloatCache(config, length, layers=1))
     if streams.coded is None:
         return
     name = _part(index)
@@ -293,8 +309,27 @@ def _replay(
     prefix = f"model.layers.{index}."
     part = Weights(job.folder / name, config, quantized, prefix)
     cache = new_cache(config, length, load_kv_coding(part, [index]), layers=1)
-    streams.coded.run(load_block(part, index, "float32"), cache)
+    streams.coded.run(_finished_block(part, prefix, engine), cache)
     part.folder.close()
+
+
+def _finished_block(part: Weights, prefix: str, engine: Engine) -> Block:
+    """Return the block that a part holds, as it ran when it was made."""
+
+    def linear(name: str) -> Linear:
+        bias = part.float32(f"{name}.bias") if f"{name}.bias" in part else None
+        found = engine.packed_linear(part.packed(f"{name}.weight"), bias)
+        coding = part.coding.inputs
+        if coding is not None:
+            found = CodedLinear(found, coding.codec(found.in_features))
+        result: Linear = found
+        return result
+
+    return Block(
+        part.config,
+        {name: linear(prefix + name) for name in BLOCK_LINEARS},
+        {name: part.float32(f"{prefix}{name}.weight") for name in BLOCK_NORMS},
+    )
 
 
 def _block_tensors(weights: Weights, index: int) -> BlockTensors:
@@ -351,6 +386,7 @@ def _assemble(
     out: Path,
     options: Options,
     calibration: dict[str, Any] | None,
+    software: dict[str, str],
     force: bool,
     seconds: float,
 ) -> QuantizeReport:
@@ -371,7 +407,7 @@ def _assemble(
         "scales": fitted.betas if options.fits_scales else None,
         **fitted.run_coding().to_config(),
         "calibration": calibration,
-        "software": _software(),
+        "software": software,
         "tensors": {
             name: {field: value for field, value in entry.items() if field != "nbytes"}
             for name, entry in entries.items()

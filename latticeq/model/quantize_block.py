@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from latticeq.errors import context
 from latticeq.linear.base import Linear
 from latticeq.linear.coded import DecodedLinear, coded_rows
-from latticeq.linear.dense import DenseLinear
-from latticeq.linear.packed import make_tiled_linear
 from latticeq.model.calibrate import STAGES, Stream, block_statistics
 from latticeq.model.config import LlamaConfig
+from latticeq.model.engine import Engine
 from latticeq.model.kv.cache import FloatCache, KVCache
 from latticeq.model.kv.new import new_cache
 from latticeq.model.llama import Block
@@ -28,7 +27,6 @@ from latticeq.model.options import Options
 from latticeq.model.smoothing import BlockTensors, smooth
 from latticeq.quantizers.calibration import Moment
 from latticeq.quantizers.coding import Coding
-from latticeq.quantizers.metrics import OutputLoss, relative_error
 from latticeq.quantizers.objective import (
     Objective,
     general,
@@ -36,7 +34,6 @@ from latticeq.quantizers.objective import (
     plain,
     with_noise,
 )
-from latticeq.quantizers.scalar import round_to_nearest
 from latticeq.storage.checkpoint import packed
 from latticeq.transforms.rotation import Rotation
 
@@ -93,10 +90,10 @@ class Made:
     key_offset: NDArray[np.float32] | None
 
 
-def float_block(tensors: BlockTensors, config: LlamaConfig) -> Block:
+def float_block(tensors: BlockTensors, config: LlamaConfig, engine: Engine) -> Block:
     """Return a block that runs in float32."""
     linears = {
-        name: DenseLinear(weight, tensors.biases.get(name))
+        name: engine.linear(weight, tensors.biases.get(name))
         for name, weight in tensors.linears.items()
     }
     return Block(config, linears, tensors.norms)
@@ -109,6 +106,7 @@ def quantize_block(
     options: Options,
     streams: Streams | None,
     report: Reporter,
+    engine: Engine,
 ) -> Made:
     """Quantize the linears of a block; the streams go past it.
 
@@ -123,9 +121,10 @@ def quantize_block(
         At the block's beginning; None where nothing is calibrated.
     report : callable
         Called with ("layer", LayerReport) and ("stage", (index, stage)) as they are done.
+    engine : Engine
     """
-    tensors, offset = prepared(tensors, config, options, streams)
-    clean = float_block(tensors, config)
+    tensors, offset = prepared(tensors, config, options, streams, engine)
+    clean = float_block(tensors, config, engine)
     prefix = f"model.layers.{index}."
     made = Made(_float_arrays(tensors, prefix, offset), {}, [], clean, offset)
     linears: dict[str, Linear] = dict(clean.linears)
@@ -136,10 +135,12 @@ def quantize_block(
             _advance(streams, clean, made.block, stage, caches)
             if options.feedback != "none":
                 tokens = sum(map(len, streams.clean.inputs))
-                objective = replace(_objective(streams, options), tokens=tokens)
+                objective = replace(_objective(streams, options, engine), tokens=tokens)
         for name in names:
             with context(f"tensor {prefix}{name}.weight"):
-                linears[name] = _quantize_linear(made, prefix, name, tensors, options, objective)
+                linears[name] = _quantize_linear(
+                    made, prefix, name, tensors, options, objective, engine
+                )
             report("layer", LayerReport(**made.layers[-1]))
         made.block = Block(config, linears, tensors.norms)
         report("stage", (index, stage))
@@ -149,7 +150,11 @@ def quantize_block(
 
 
 def prepared(
-    tensors: BlockTensors, config: LlamaConfig, options: Options, streams: Streams | None
+    tensors: BlockTensors,
+    config: LlamaConfig,
+    options: Options,
+    streams: Streams | None,
+    engine: Engine,
 ) -> tuple[BlockTensors, NDArray[np.float32] | None]:
     """Return a block's tensors, smoothed, and its mean keys, (G, K), where options ask for them.
 
@@ -158,7 +163,7 @@ def prepared(
     if streams is None or not (options.smooths or options.centres_keys):
         return tensors, None
     windows = streams.clean.hidden[:STATISTICS_WINDOWS]
-    found = block_statistics(float_block(tensors, config), windows, config)
+    found = block_statistics(float_block(tensors, config, engine), windows, config)
     if options.smooths:
         tensors = smooth(tensors, found.squares, config, options.smooths)
     return tensors, found.key_mean if options.centres_keys else None
@@ -200,7 +205,7 @@ def _advance(streams: Streams, clean: Block, coded: Block, stage: int, caches: A
         streams.coded.advance(coded, stage, caches[1])
 
 
-def _objective(streams: Streams, options: Options) -> Objective:
+def _objective(streams: Streams, options: Options, engine: Engine) -> Objective:
     """Measure the inputs of a stage, and return what its weights are quantized towards.
 
     Where activations are coded, the coded stream's inputs become what the code makes of them, in
@@ -208,7 +213,7 @@ def _objective(streams: Streams, options: Options) -> Objective:
     """
     n = streams.clean.inputs[0].shape[1]
     if streams.coded is None:
-        hessian = Moment(n)
+        hessian = engine.moment(n)
         for x in streams.clean.inputs:
             hessian.update(x)
         return plain(hessian.mean())
@@ -216,7 +221,7 @@ def _objective(streams: Streams, options: Options) -> Objective:
     if options.qa_form != "general":
         assert coding is not None  # options refuse it
         return _noise_objective(streams.coded, rotation, coding, options)
-    metric, cross = Moment(n), Moment(n)
+    metric, cross = engine.moment(n), engine.moment(n)
     given = streams.coded.inputs
     for number, wanted in enumerate(streams.clean.inputs):
         x = given[number] if coding is None else _code(given, number, rotation, coding)
@@ -269,34 +274,21 @@ def _quantize_linear(
     tensors: BlockTensors,
     options: Options,
     objective: Objective | None,
+    engine: Engine,
 ) -> Linear:
     """Quantize one matrix, keep its bytes and its report, and return what runs from them."""
     start = time.perf_counter()
     original, full = tensors.linears[name], f"{prefix}{name}.weight"
-    quantizer = options.quantizer(name)
-    losses: dict[str, Any] = {}
-    if objective is None:
-        coded: Any = quantizer.quantize(original)
-        values = coded.dequantize()
-    else:
-        target = objective.target(original, options.damping)
-        coded = quantizer.quantize(target, objective.factored(quantizer.factor, options.damping))
-        values = coded.dequantize()
-        loss = OutputLoss(original, objective.metric)
-        losses = {
-            "proxy_loss": loss(values),
-            "proxy_loss_plain": loss(quantizer.quantize(original).dequantize()),
-            "proxy_loss_rtn": loss(round_to_nearest(original)),
-            "damping": coded.damping,
-        }
-    bytes_of = packed(coded)
+    found = engine.quantize(options.quantizer(name), original, objective, options.damping)
+    bytes_of = packed(found.tensor)
     made.tensors |= {f"{full}.{suffix}": array for suffix, array in bytes_of.arrays.items()}
     made.entries[full] = {**bytes_of.entry, "nbytes": bytes_of.nbytes}
-    linear: Any = make_tiled_linear(bytes_of, tensors.biases.get(name), "float32")
+    linear = engine.packed_linear(bytes_of, tensors.biases.get(name))
     if options.input_coding() is not None:  # `_objective` leaves inputs coded
         linear = DecodedLinear(linear)
-    error, seconds = relative_error(original, values), round(time.perf_counter() - start, 3)
-    row = LayerReport(full, 8 * bytes_of.nbytes / original.size, error, seconds, **losses)
+    seconds = round(time.perf_counter() - start, 3)
+    bits = 8 * bytes_of.nbytes / original.size
+    row = LayerReport(full, bits, found.relative_error, seconds, **found.losses)
     made.layers.append(asdict(row))
     result: Linear = linear
     return result

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError
 
-__all__ = ["Moment"]
+__all__ = ["Moment", "check_activations", "infinite_error"]
 
 _TOKENS = 2048
 """Whose products are added up in float32 before they join the sum in float64."""
@@ -58,14 +58,9 @@ class Moment:
             If an activation is NaN or infinite.
         """
         y = x if y is None else y
-        if x.ndim != 2 or x.shape[1] != len(self._sum) or y.shape != x.shape:
-            raise InputError(
-                f"activations are {x.shape} and {y.shape}; they must be (T, {len(self._sum)})"
-            )
+        check_activations(x, y, len(self._sum))
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
-            raise LatticeqError(
-                "an activation is NaN or infinite; the float model itself fails on this text"
-            )
+            raise infinite_error()
         for first in range(0, len(x), _TOKENS):
             part = x[first : first + _TOKENS]
             self._sum += part.T @ (part if y is x else y[first : first + _TOKENS])
@@ -82,3 +77,22 @@ class Moment:
         if not self.tokens:
             raise LatticeqError("no token was given to calibrate on")
         return self._sum / self.tokens
+
+
+def check_activations(x: NDArray[np.float32], y: NDArray[np.float32], n: int) -> None:
+    """Refuse tokens that have no moment of size n.
+
+    Raises
+    ------
+    InputError
+        If a width is not n or the shapes differ.
+    """
+    if x.ndim != 2 or x.shape[1] != n or y.shape != x.shape:
+        raise InputError(f"activations are {x.shape} and {y.shape}; they must be (T, {n})")
+
+
+def infinite_error() -> LatticeqError:
+    """Return the error that says that activations are not finite."""
+    return LatticeqError(
+        "an activation is NaN or infinite; the float model itself fails on this text"
+    )

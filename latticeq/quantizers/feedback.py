@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +31,11 @@ __all__ = [
     "DAMPING",
     "DAMPING_GROWTH",
     "DAMPING_LIMIT",
+    "PANEL",
     "Factor",
     "factor",
     "ldlq",
+    "raised_damping",
     "rotated_factor",
 ]
 
@@ -106,13 +110,36 @@ def factor(hessian: NDArray[np.float64], block: int = 8, damping: float = DAMPIN
             cholesky = np.linalg.cholesky(damped).astype(np.float64, copy=False)
             return Factor(_unit_lower(cholesky, block), block, used)
         except np.linalg.LinAlgError:
-            if used >= DAMPING_LIMIT:
-                rank = int(np.linalg.matrix_rank(hessian, hermitian=True))
-                raise LatticeqError(
-                    f"the Hessian of size {n} and rank {rank} has no Cholesky factor even with "
-                    f"damping {used:g}; calibrate on more tokens or use --feedback none"
-                ) from None
-            used = min(max(used * DAMPING_GROWTH, 1e-4), DAMPING_LIMIT)
+            rank = partial(np.linalg.matrix_rank, hessian, hermitian=True)
+            used = raised_damping(used, n, rank)
+
+
+def raised_damping(used: float, n: int, rank: Callable[[], Any]) -> float:
+    """Return the damping to try where a Hessian of size n has no factor with the one that was used.
+
+    Parameters
+    ----------
+    used : float
+    n : int
+    rank : callable
+        Returns the Hessian's rank, for the error.
+
+    Raises
+    ------
+    LatticeqError
+        If the limit was used.
+
+    Examples
+    --------
+    >>> raised_damping(0.0, 8, int), raised_damping(0.01, 8, int)
+    (0.0001, 0.1)
+    """
+    if used >= DAMPING_LIMIT:
+        raise LatticeqError(
+            f"the Hessian of size {n} and rank {int(rank())} has no Cholesky factor even with "
+            f"damping {used:g}; calibrate on more tokens or use --feedback none"
+        ) from None
+    return min(max(used * DAMPING_GROWTH, 1e-4), DAMPING_LIMIT)
 
 
 def rotated_factor(

@@ -114,7 +114,7 @@ class Objective:
         They have one rotation and one block length, and so does every call.
         """
         if self._factor is None:
-            with self._calibrated():
+            with self.calibrated():
                 object.__setattr__(self, "_factor", factor(self.metric, damping))
         assert self._factor is not None
         return self._factor
@@ -122,12 +122,12 @@ class Objective:
     def _pull(self, damping: float) -> NDArray[np.float64]:
         """Return (E[x x̂ᵀ] − M)(M + λ mean(diag M) I)⁻¹, kept for the linears of one input."""
         if self._kept is None or self._kept[0] != damping:
-            with self._calibrated():
+            with self.calibrated():
                 object.__setattr__(self, "_kept", (damping, self._solved(damping)))
         assert self._kept is not None
         return self._kept[1]
 
-    def _calibrated(self) -> AbstractContextManager[None]:
+    def calibrated(self) -> AbstractContextManager[None]:
         """Let errors name the number of tokens."""
         if self.tokens is None:
             return nullcontext()
@@ -142,11 +142,15 @@ class Objective:
         try:
             pull = cho_solve(cho_factor(damped, lower=True), (self.cross - self.metric).T)
         except LinAlgError as error:
-            raise LatticeqError(
-                f"the metric of size {len(damped)} is singular with damping {damping:g}; calibrate "
-                "on more tokens or raise the damping"
-            ) from error
+            raise self.singular_error(damping) from error
         return np.asarray(pull.T)
+
+    def singular_error(self, damping: float) -> LatticeqError:
+        """Return the error that says that the damped metric cannot be factored."""
+        return LatticeqError(
+            f"the metric of size {len(self.metric)} is singular with damping {damping:g}; "
+            "calibrate on more tokens or raise the damping"
+        )
 
 
 def plain(hessian: NDArray[np.float64]) -> Objective:

@@ -14,7 +14,7 @@ from latticeq.quantizers.base import as_rows
 from latticeq.quantizers.feedback import Factor, ldlq
 from latticeq.transforms.rotation import Rotation
 
-__all__ = ["UnitRows", "encode_columns", "unit_rows"]
+__all__ = ["UnitRows", "encode_columns", "rounded_scales", "unit_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +85,20 @@ def encode_columns(
 
 
 def _row_scale(rows: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Return each row's root mean square in float16, refusing what it cannot hold."""
-    exact = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / rows.shape[1])
+    """Return each row's root mean square in float16."""
+    return rounded_scales(
+        np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / rows.shape[1])
+    )
+
+
+def rounded_scales(exact: NDArray[np.float64]) -> NDArray[np.float16]:
+    """Round each row's root mean square, (M,), to float16.
+
+    Raises
+    ------
+    InputError
+        If float16 cannot hold one.
+    """
     with np.errstate(over="ignore"):
         scale: NDArray[np.float16] = exact.astype(np.float16)
     bad = ~np.isfinite(scale) | ((scale == 0) & (exact > 0))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticeq.errors import FormatError
-from latticeq.jit import kernel
+from latticeq.jit import kernel, prange
 
 __all__ = [
     "bit_width",
@@ -97,7 +97,22 @@ def pack_digits(digits: NDArray[np.uint8], q: int) -> NDArray[np.uint8]:
     True
     """
     width = bit_width(q)
-    return _to_bytes(_joined(_grouped(digits), width).swapaxes(1, 2), width)
+    packed = np.zeros((-(-len(digits) // ROWS), digits.shape[1], ROWS, width), np.uint8)
+    _pack_digits(np.ascontiguousarray(digits), width, packed)
+    return packed
+
+
+@kernel(parallel=True)
+def _pack_digits(digits: Any, width: int, packed: Any) -> None:
+    for group in prange(len(packed)):
+        for lane in range(min(ROWS, len(digits) - ROWS * group)):
+            for block in range(digits.shape[1]):
+                joined = np.uint64(0)
+                for i in range(8):
+                    digit = np.uint64(digits[ROWS * group + lane, block, i])
+                    joined |= digit << np.uint64(width * i)
+                for j in range(width):
+                    packed[group, block, lane, j] = (joined >> np.uint64(8 * j)) & np.uint64(255)
 
 
 def unpack_digits(packed: NDArray[np.uint8], q: int, rows: int) -> NDArray[np.uint8]:

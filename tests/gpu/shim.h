@@ -14,6 +14,9 @@ typedef unsigned long long u64;
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
+#define __shared__ static
+static inline void __syncthreads() {}
+static inline void __syncwarp() {}
 
 struct uint4 { u32 x, y, z, w; };
 static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
@@ -28,6 +31,8 @@ static inline float __uint_as_float(u32 bits) { float x; std::memcpy(&x, &bits, 
 static inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
 static inline float __shfl_xor_sync(u32, float x, int) { return x; }  // one thread has no neighbours
 static inline int __shfl_xor_sync(u32, int x, int) { return x; }
+static inline double __shfl_xor_sync(u32, double x, int) { return x; }
+static inline float __shfl_sync(u32, float x, int, int) { return x; }
 static inline int __popc(u32 x) { return __builtin_popcount(x); }
 static inline u32 __byte_perm(u32 low, u32 high, u32 places) {
     u64 both = (u64)high << 32 | low;

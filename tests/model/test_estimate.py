@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from latticeq.model.config import LlamaConfig
+from latticeq.model.engine import HostEngine
 from latticeq.model.estimate import Speeds, estimate, measure_speeds
 from latticeq.model.options import Options
 from latticeq.model.plan import PlannedTensor
@@ -44,7 +45,16 @@ def test_more_work_costs_more() -> None:
 
 
 def test_speeds_are_measured() -> None:
-    speeds = measure_speeds(OPTIONS, CONFIG)
+    speeds = measure_speeds(OPTIONS, CONFIG, HostEngine())
     assert speeds.float32 > 1e7
     assert speeds.float64 > 1e7
     assert speeds.encoded > 1e3
+
+
+def test_what_lies_on_a_device_takes_no_memory_here() -> None:
+    usual = estimate(CONFIG, PLANNED, OPTIONS, SPEEDS)
+    device = estimate(CONFIG, PLANNED, OPTIONS, SPEEDS, on_device=True)
+    assert device.seconds == usual.seconds
+    assert device.memory_bytes < usual.memory_bytes
+    # The states of the text stay.
+    assert device.memory_bytes > 2 * 4 * 4096 * (CONFIG.hidden_size + 2 * CONFIG.intermediate_size)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import reference.llama
 from latticeq.model.calibrate import STAGES, Stream, block_statistics
 from latticeq.model.config import LlamaConfig
+from latticeq.model.engine import HostEngine
 from latticeq.model.kv.cache import FloatCache
 from latticeq.model.llama import BLOCK_LINEARS, BLOCK_NORMS
 from latticeq.model.quantize_block import float_block
@@ -48,7 +49,7 @@ def outputs(
     tensors: BlockTensors, config: LlamaConfig, windows: list[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
     stream = Stream(config, [window.copy() for window in windows])
-    stream.run(float_block(tensors, config), FloatCache(config, 7, layers=1))
+    stream.run(float_block(tensors, config, HostEngine()), FloatCache(config, 7, layers=1))
     return stream.hidden
 
 
@@ -61,7 +62,7 @@ def test_a_stream_does_what_the_block_does(tiny: Any) -> None:
 
 def test_smoothing_changes_no_output(tiny: Any) -> None:
     tensors, config, windows, _, _ = tiny
-    found = block_statistics(float_block(tensors, config), windows, config)
+    found = block_statistics(float_block(tensors, config, HostEngine()), windows, config)
     smoothed = smooth(tensors, found.squares, config, 0.5)
     assert not np.allclose(smoothed.linears["mlp.up_proj"], tensors.linears["mlp.up_proj"])
     before, after = outputs(tensors, config, windows), outputs(smoothed, config, windows)
@@ -73,13 +74,13 @@ def test_smoothing_evens_out_what_tokens_and_columns_hold(tiny: Any) -> None:
     tensors, config, windows, _, _ = tiny
 
     def cost(one: BlockTensors) -> dict[str, float]:
-        squares = block_statistics(float_block(one, config), windows, config).squares
+        squares = block_statistics(float_block(one, config, HostEngine()), windows, config).squares
         columns = {
             names[0]: sum(np.square(one.linears[name]).sum() for name in names) for names in STAGES
         }
         return {name: squares[name].sum() * columns[name] for name in squares}
 
-    found = block_statistics(float_block(tensors, config), windows, config)
+    found = block_statistics(float_block(tensors, config, HostEngine()), windows, config)
     before, after = cost(tensors), cost(smooth(tensors, found.squares, config, 0.5))
     assert all(after[name] < before[name] for name in before if name != "self_attn.o_proj")
     assert after["self_attn.o_proj"] < 1.001 * before["self_attn.o_proj"]
@@ -88,7 +89,7 @@ def test_smoothing_evens_out_what_tokens_and_columns_hold(tiny: Any) -> None:
 def test_statistics_are_means_over_all_tokens(tiny: Any) -> None:
     tensors, config, windows, weights, raw = tiny
     given = [window.copy() for window in windows]
-    found = block_statistics(float_block(tensors, config), windows, config)
+    found = block_statistics(float_block(tensors, config, HostEngine()), windows, config)
     assert all(np.array_equal(a, b) for a, b in zip(given, windows, strict=True))
     rows = np.concatenate(windows)
     norm = reference.llama.rms_norm(
