@@ -22,6 +22,7 @@ from latticeq.simd import (
     count_ones,
     dot_bytes,
     dot_wide_bytes,
+    dot_wide_bytes_thrice,
     equal_bytes,
     fields_at,
     filled,
@@ -183,6 +184,8 @@ def bytes_in_lanes(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(i, 384, dot_bytes(many, a & 0x7F7F7F7F, many))
     store_blocks(i, 512, dot_wide_bytes(many, a, many))
     store_blocks(i, 640, dot_wide_bytes(many, many, b))
+    first, second, third = dot_wide_bytes_thrice(many, many + 1, many + 2, a, b, a ^ b, many)
+    store_blocks(i, 768, first + second * 5 + third * 3)
 
 
 def memory(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
