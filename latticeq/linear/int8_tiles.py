@@ -233,7 +233,7 @@ def _multiply(
     sums = out.view(np.int32)
     steps = -(-groups // GROUPS)
     for task in prange(-(-steps // share)):
-        begin: int = share * np.int64(task)  # a loop's index is unsigned
+        begin = int(share * np.int64(task))  # a loop's index is unsigned
         for sweep in range(sweeps):
             part = fours * sweep // sweeps, fours * (sweep + 1) // sweeps
             for step in range(begin, min(begin + share, steps)):

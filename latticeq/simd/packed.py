@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.types.containers import UniTuple
 from numba.core.typing.templates import signature
 
 from latticeq.simd.lanes import (
@@ -266,7 +267,7 @@ def dot_wide_bytes_thrice(
     step: 24 totals and their operands then fit 32 registers.
     """
     emit = _exact_dot()
-    result = types.Tuple([a, a, a])
+    result = UniTuple(a, 3)
 
     def codegen(context: Any, builder: Builder, sig: Any, args: Sequence[Value]) -> Value:
         totals = [split(builder, a, value) for value in args[:3]]
