@@ -73,6 +73,7 @@ from latticeq.simd import (
     store_strided,
     store_threes,
     sub_bytes,
+    sum_fours,
     sum_lanes,
     to_double,
     to_float,
@@ -216,6 +217,7 @@ def crossing(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(i, 128, load_strided(ints, 1, 20))
     i[48] = largest_lane(a)
     i[49] = total_lanes(a)
+    store(i, 64, sum_fours(b))
 
 
 def single_precision(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
