@@ -31,6 +31,8 @@ import numba
 from numba import prange
 from numba.core.caching import FunctionCache
 
+from latticeq.compiler_pages import release_compiler
+
 __all__ = [
     "IS_JIT",
     "cache_root",
@@ -117,6 +119,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     processes that do so at once for different argument types, each may take the same number, and
     the index then leads to code compiled for the other types.
     """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what was compiled for a signature; None if nothing was."""
+        found = super().load_overload(sig, target_context)
+        if found is not None:
+            release_compiler()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Save what was compiled for a signature."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 LAYERS = (
-    ("errors", "jit", "simd", "version"),
+    ("compiler_pages", "errors", "jit", "simd", "version"),
     ("lattices",),
     ("codes",),
     ("transforms",),

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.jit import kernel, prange
+from latticeq.jit import kernel, prange, threads
 from latticeq.linear.int8_kernels import OFFSET, int8_scale, quantize_row
 from latticeq.simd import (
     dot_bytes,
     dot_wide_bytes,
+    dot_wide_bytes_thrice,
     filled,
     load,
     load_strided,
@@ -51,6 +52,15 @@ TOKENS = 8
 
 MAX_COLUMNS = 2**16
 """Of a row: sums of products of raised bytes, up to 255 · 127 each, fit 32 bits."""
+
+STEPS = 4
+"""Of a task, at most."""
+
+TASKS_A_THREAD = 4
+"""At least, where there are as many steps."""
+
+FOURS = 160
+"""Words of four weights a sweep, at most: those of three groups take 30 KiB of the first cache."""
 
 GROUPS = 3 if path() == "avx512vnni" else 1
 """Of sixteen rows in a step: with 32 vector registers 24 sums fit; with 16 not even 8."""
@@ -186,7 +196,6 @@ def _lay_out(fours: Any, panel: Any, totals: Any) -> None:
         totals[t] = -OFFSET * total_lanes(load(sums, 16 * t))
 
 
-@kernel(parallel=True)
 def multiply_tiles(
     words: Any, row_scale: Any, panels: Any, totals: Any, scales: Any, first: int, out: Any
 ) -> None:
@@ -204,50 +213,89 @@ def multiply_tiles(
     out : (8 P, C) float32, output
         Columns from `first` on are written, C at least first + 16 n.
     """
-    groups, columns = len(words), out.shape[1]
-    for step in prange(-(-groups // GROUPS)):
-        group = GROUPS * step
-        for p in range(len(panels)):
-            at = TOKENS * p * columns + first
-            if GROUPS == 3 and group + 2 < groups:
-                _multiply_three(words, row_scale, panels[p], totals[p], scales[p], group, out, at)
-            else:
-                for g in range(group, min(group + GROUPS, groups)):
-                    _multiply_one(words, row_scale, panels[p], totals[p], scales[p], g, out, at)
+    sweeps = -(-words.shape[1] // FOURS)
+    share = min(STEPS, len(words) // (GROUPS * TASKS_A_THREAD * threads())) if sweeps > 1 else 1
+    _multiply(words, row_scale, panels, totals, scales, first, sweeps, max(1, share), out)
+
+
+@kernel(parallel=True)
+def _multiply(
+    words: Any, row_scale: Any, panels: Any, totals: Any, scales: Any, first: int,
+    sweeps: int, share: int, out: Any,
+) -> None:  # fmt: skip
+    """Multiply by `share` steps of `GROUPS` row groups a task.
+
+    A task sweeps over a part of the columns at a time, integer sums carried in the memory of `out`,
+    so that a step's part serves all tokens from the first cache, and the tokens' part all steps
+    from the second.
+    """
+    groups, fours = len(words), words.shape[1]
+    sums = out.view(np.int32)
+    steps = -(-groups // GROUPS)
+    for task in prange(-(-steps // share)):
+        begin = int(share * np.int64(task))  # a loop's index is unsigned
+        for sweep in range(sweeps):
+            part = fours * sweep // sweeps, fours * (sweep + 1) // sweeps
+            for step in range(begin, min(begin + share, steps)):
+                group = GROUPS * step
+                for p in range(len(panels)):
+                    row = (panels[p], totals[p], scales[p])
+                    at = TOKENS * p * out.shape[1] + 16 * group + first
+                    if GROUPS == 3 and group + 2 < groups:
+                        _sweep_three(words, row_scale, row, part, group, sums, out, at)
+                    else:
+                        for g in range(min(GROUPS, groups - group)):
+                            _sweep_one(
+                                words, row_scale, row, part, group + g, sums, out, at + 16 * g
+                            )
 
 
 @kernel(inline=True)
-def _multiply_one(
-    words: Any, row_scale: Any, panel: Any, totals: Any, scales: Any, g: int, out: Any, at: int
+def _sweep_one(
+    words: Any, row_scale: Any, row: Any, part: Any, g: int, sums: Any, out: Any, at: int
 ) -> None:
-    """Multiply a panel by one group; `at` is where `out` has the panel's first token."""
-    mine = words[g]
-    total = spread(totals, load(mine, 0))
-    for j in range(len(mine)):
+    """Add a part of a panel's products by one group to the sums at `at`, its first token's."""
+    mine, panel = words[g], row[0]
+    total = _begun(row, part, mine, sums, at)
+    for j in range(part[0], part[1]):
         total = dot_wide_bytes(total, load(mine, 16 * j), spread(panel[j], load(mine, 0)))
-    _store_scaled(total, row_scale, scales, g, out, at)
+    _keep(total, row_scale, row, part[1] == len(mine), g, sums, out, at)
 
 
 @kernel(inline=True)
-def _multiply_three(
-    words: Any, row_scale: Any, panel: Any, totals: Any, scales: Any, g: int, out: Any, at: int
+def _sweep_three(
+    words: Any, row_scale: Any, row: Any, part: Any, g: int, sums: Any, out: Any, at: int
 ) -> None:
-    """Do what `_multiply_one` does for three groups in a row, loading activations once."""
-    first, second, third = words[g], words[g + 1], words[g + 2]
-    a = spread(totals, load(first, 0))
-    b, c = a, a
-    for j in range(len(first)):
+    """Do what `_sweep_one` does for three groups in a row, loading activations once."""
+    first, second, third, panel = words[g], words[g + 1], words[g + 2], row[0]
+    a = _begun(row, part, first, sums, at)
+    b = _begun(row, part, first, sums, at + 16)
+    c = _begun(row, part, first, sums, at + 32)
+    for j in range(part[0], part[1]):
         u, v, w = load(first, 16 * j), load(second, 16 * j), load(third, 16 * j)
-        x = spread(panel[j], u)
-        a = dot_wide_bytes(a, u, x)
-        b = dot_wide_bytes(b, v, x)
-        c = dot_wide_bytes(c, w, x)
-    _store_scaled(a, row_scale, scales, g, out, at)
-    _store_scaled(b, row_scale, scales, g + 1, out, at)
-    _store_scaled(c, row_scale, scales, g + 2, out, at)
+        a, b, c = dot_wide_bytes_thrice(a, b, c, u, v, w, spread(panel[j], u))
+    is_last = part[1] == len(first)
+    _keep(a, row_scale, row, is_last, g, sums, out, at)
+    _keep(b, row_scale, row, is_last, g + 1, sums, out, at + 16)
+    _keep(c, row_scale, row, is_last, g + 2, sums, out, at + 32)
 
 
 @kernel(inline=True)
-def _store_scaled(total: Any, row_scale: Any, scales: Any, g: int, out: Any, at: int) -> None:
-    scale = load(row_scale, 16 * g)
-    store_strided(out, at + 16 * g, out.shape[1], to_float(total) * scale * spread(scales, scale))
+def _begun(row: Any, part: Any, mine: Any, sums: Any, at: int) -> Any:
+    """Return the sums of the parts before: at first, what raised weights add."""
+    total = spread(row[1], load(mine, 0))
+    if part[0] > 0:
+        total = load_strided(sums, at, sums.shape[1])
+    return total
+
+
+@kernel(inline=True)
+def _keep(
+    total: Any, row_scale: Any, row: Any, is_last: bool, g: int, sums: Any, out: Any, at: int
+) -> None:
+    """Store sums for the next part, or after the last one the products."""
+    if is_last:
+        scale = load(row_scale, 16 * g)
+        store_strided(out, at, out.shape[1], to_float(total) * scale * spread(row[2], scale))
+    else:
+        store_strided(sums, at, sums.shape[1], total)

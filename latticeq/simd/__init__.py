@@ -10,7 +10,13 @@ which is what runs under ``NUMBA_DISABLE_JIT=1`` and what to read first, and LLV
 There is no fast-math and no fused multiply-add unless a word says so: floats agree bit for bit.
 """
 
-from latticeq.simd.crossing import butterfly, butterfly_lanes, largest_lane, total_lanes
+from latticeq.simd.crossing import (
+    butterfly,
+    butterfly_lanes,
+    largest_lane,
+    sum_fours,
+    total_lanes,
+)
 from latticeq.simd.floats import (
     bits_float,
     filled_rows,
@@ -47,6 +53,7 @@ from latticeq.simd.packed import (
     count_ones,
     dot_bytes,
     dot_wide_bytes,
+    dot_wide_bytes_thrice,
     equal_bytes,
     fused_multiply_add,
     gather_byte,
@@ -101,6 +108,7 @@ __all__ = [
     "count_ones",
     "dot_bytes",
     "dot_wide_bytes",
+    "dot_wide_bytes_thrice",
     "equal_bytes",
     "fields_at",
     "filled",
@@ -153,6 +161,7 @@ __all__ = [
     "store_strided",
     "store_threes",
     "sub_bytes",
+    "sum_fours",
     "sum_lanes",
     "to_double",
     "to_float",

@@ -63,6 +63,23 @@ def butterfly_lanes(_: Any, x: Lanes, distance: Any) -> Any:
     return signature(x, x, distance), codegen
 
 
+@word(lambda x: np.tile(x.reshape(4, 4).sum(axis=0, dtype=np.int32), 4)[None])
+def sum_fours(_: Any, x: Lanes) -> Any:
+    """Return in each int32 lane the sum of it and of those 4, 8 and 12 lanes on, in a circle."""
+    if x != Lanes("i32", 1):
+        return None
+    index = ir.VectorType(ir.IntType(32), LANES)
+
+    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
+        value = args[0]
+        for step in (8, 4):
+            other = ir.Constant(index, [lane ^ step for lane in range(LANES)])
+            value = builder.add(value, builder.shuffle_vector(value, value, other))
+        return value
+
+    return signature(x, x), codegen
+
+
 def _over_lanes(name: str, x: Lanes) -> Any:
     """Return the signature and code of a reduction of int32 lanes to one number."""
     if x != Lanes("i32", 1):

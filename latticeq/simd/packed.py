@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.types.containers import UniTuple
 from numba.core.typing.templates import signature
 
 from latticeq.simd.lanes import (
@@ -24,6 +25,8 @@ from latticeq.simd.lanes import (
     Value,
     call,
     elementwise,
+    join,
+    split,
     word,
 )
 
@@ -232,6 +235,11 @@ def dot_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
 @word(_dot_plain)
 def dot_wide_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
     """Do what `dot_bytes` does for unsigned bytes up to 255, at twice its cost where it must."""
+    return elementwise(total, _exact_dot(), total, unsigned, signed)
+
+
+def _exact_dot() -> Callable[..., Value]:
+    """Return the code of one `dot_wide_bytes`."""
     narrow = _DOT.get(path(), _dot_generic)
 
     def split_high_bit(builder: Builder, start: Value, u: Value, s: Value) -> Value:
@@ -242,8 +250,33 @@ def dot_wide_bytes(_: Any, total: Lanes, unsigned: Lanes, signed: Any) -> Any:
         counted = builder.shl(narrow(builder, zero, top, s), seven)
         return builder.add(narrow(builder, start, builder.and_(u, low), s), counted)
 
-    is_exact = path() in {"avx512vnni", "generic"}
-    return elementwise(total, narrow if is_exact else split_high_bit, total, unsigned, signed)
+    return narrow if path() in {"avx512vnni", "generic"} else split_high_bit
+
+
+def _dot_thrice_plain(a: Any, b: Any, c: Any, u: Any, v: Any, w: Any, x: Any) -> Any:
+    return tuple(_dot_plain(t, m, x) for t, m in ((a, u), (b, v), (c, w)))
+
+
+@word(_dot_thrice_plain)
+def dot_wide_bytes_thrice(
+    _: Any, a: Lanes, b: Lanes, c: Lanes, u: Lanes, v: Lanes, w: Lanes, x: Lanes
+) -> Any:
+    """Do `dot_wide_bytes` for three totals and unsigned operands with the same signed ones.
+
+    In this order a coordinate of `x` is in a register for three instructions, not for the whole
+    step: 24 totals and their operands then fit 32 registers.
+    """
+    emit = _exact_dot()
+    result = UniTuple(a, 3)
+
+    def codegen(context: Any, builder: Builder, sig: Any, args: Sequence[Value]) -> Value:
+        totals = [split(builder, a, value) for value in args[:3]]
+        for i, signed in enumerate(split(builder, x, args[6])):
+            for total, unsigned in zip(totals, args[3:6], strict=True):
+                total[i] = emit(builder, total[i], unsigned, signed)
+        return context.make_tuple(builder, result, [join(builder, a, parts) for parts in totals])
+
+    return signature(result, a, b, c, u, v, w, x), codegen
 
 
 def _dot_avx512vnni(builder: Builder, total: Value, u: Value, s: Value) -> Value:

@@ -95,3 +95,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = latticeq("bench", "kernels", "--plot", tmp_path / "plot.svg")
     assert done.code == 1
     assert "pip install 'latticeq[plot]'" in done.err
+
+
+def test_matrices_run_as_bytes_are_read_as_bytes() -> None:
+    outcome = latticeq("bench", "kernels", *SMALL, "--formats", "voronoi", "--runtime", "int8")
+    assert outcome.code == 0, outcome.err
+    for row in outcome.result["rows"]:
+        width = 4 if row["format"] == FLOAT else 1
+        assert row["nbytes"] == width * row["rows"] * row["columns"]
+    assert outcome.result["runtime"] == "int8"

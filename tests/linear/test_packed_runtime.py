@@ -9,7 +9,7 @@ from latticeq.codes.nested import CELLS
 from latticeq.errors import InputError
 from latticeq.jit import IS_JIT
 from latticeq.linear.grid import GridLinear
-from latticeq.linear.int8_tiles import MAX_COLUMNS, round_tile
+from latticeq.linear.int8_tiles import FOURS, MAX_COLUMNS, round_tile
 from latticeq.linear.nest import NestLinear
 from latticeq.linear.packed import make_packed_linear
 from latticeq.linear.rounded import RoundedLinear
@@ -96,6 +96,16 @@ def test_products_of_int8_rows_are_exact(m: int, t: int, fours: int, seed: int) 
     linear = linear_of(int8_matrix(values))
     assert_exact(linear, values, x)
     assert_exact(RoundedLinear(linear), values, x)
+
+
+@pytest.mark.parametrize("m", [432, 440] if IS_JIT else [64])
+def test_tasks_of_several_sweeps_and_steps_are_exact(m: int, rng: np.random.Generator) -> None:
+    n = 4 * (2 * FOURS + 3) if IS_JIT else 4 * (FOURS + 1)
+    values, x = integer_tokens(rng, m, n), integer_tokens(rng, 11, n)
+    product = RoundedLinear(linear_of(int8_matrix(values)))
+    wanted = (x @ values.T).astype(np.float32).tobytes()
+    for count in (1, 2):
+        assert with_threads(count, lambda: product(x.astype(np.float32)).tobytes()) == wanted
 
 
 @pytest.mark.parametrize(("q", "n"), [(4, 1032), (3, 2064)])

@@ -22,6 +22,7 @@ from latticeq.simd import (
     count_ones,
     dot_bytes,
     dot_wide_bytes,
+    dot_wide_bytes_thrice,
     equal_bytes,
     fields_at,
     filled,
@@ -72,6 +73,7 @@ from latticeq.simd import (
     store_strided,
     store_threes,
     sub_bytes,
+    sum_fours,
     sum_lanes,
     to_double,
     to_float,
@@ -183,6 +185,8 @@ def bytes_in_lanes(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(i, 384, dot_bytes(many, a & 0x7F7F7F7F, many))
     store_blocks(i, 512, dot_wide_bytes(many, a, many))
     store_blocks(i, 640, dot_wide_bytes(many, many, b))
+    first, second, third = dot_wide_bytes_thrice(many, many + 1, many + 2, a, b, a ^ b, many)
+    store_blocks(i, 768, first + second * 5 + third * 3)
 
 
 def memory(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
@@ -213,6 +217,7 @@ def crossing(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:
     store_blocks(i, 128, load_strided(ints, 1, 20))
     i[48] = largest_lane(a)
     i[49] = total_lanes(a)
+    store(i, 64, sum_fours(b))
 
 
 def single_precision(ints: Any, floats: Any, raw: Any, f: Any, i: Any) -> None:

@@ -46,7 +46,7 @@ def inputs(seed: int, dtype: type) -> list[np.ndarray]:
 
 
 def outputs(dtype: type) -> list[np.ndarray]:
-    return [np.zeros(1600, dtype), np.zeros(800, np.int32)]
+    return [np.zeros(1600, dtype), np.zeros(960, np.int32)]
 
 
 @pytest.mark.parametrize("program", EITHER, ids=lambda program: program.__name__)

@@ -44,6 +44,7 @@ from latticeq.simd import (
     prefetch_at,
     store,
     sub_bytes,
+    sum_fours,
     sum_lanes,
     to_float,
     transpose_bytes,
@@ -192,8 +193,8 @@ def _mix(weights, code, addresses, place, ahead, mixed, codewords):  # type: ign
     scales = np.empty(shared, np.float32)
     _weigh(weights, addresses[5] + 2 * LANES * first, count, betas.max(), scales)
     table, steps = load(betas, 0), -(-count // LANES)
-    points, units = np.empty((CHUNK // LANES, 2, LANES), np.int32), np.empty(CHUNK, np.float32)
-    sums = np.empty((2, LANES), np.int32)
+    points, units = np.zeros((CHUNK // LANES, 2, LANES), np.int32), np.zeros(CHUNK, np.float32)
+    sums = np.empty((2, LANES), np.float32)
     for b in range(blocks):
         for step in range(steps):
             spot = step * blocks + b
@@ -208,17 +209,14 @@ def _mix(weights, code, addresses, place, ahead, mixed, codewords):  # type: ign
             store(points, 32 * step + 16, sub_bytes(transpose_bytes(odd), low))
             store(units, LANES * step, lookup(table, index))
         for h in range(shared):
-            _sum_block(weights, h * CHUNK, units, points, steps, sums)
+            _sum_block(weights, h * CHUNK, units, points, steps, scales[h], sums)
             for i in range(8):
-                mine, at = sums[i % 2], i // 2
-                mixed[h, 8 * b + i] = scales[h] * np.float32(
-                    mine[at] + mine[at + 4] + mine[at + 8] + mine[at + 12]
-                )
+                mixed[h, 8 * b + i] = sums[i % 2, i // 2]
 
 
 @kernel(inline=True)
-def _sum_block(weights, first, units, points, steps, sums):  # type: ignore[no-untyped-def]
-    """Sum the points of a block by a head's weights, every fourth group of four positions apart.
+def _sum_block(weights, first, units, points, steps, scale, sums):  # type: ignore[no-untyped-def]
+    """Sum the points of a block by a head's weights.
 
     Parameters
     ----------
@@ -229,21 +227,35 @@ def _sum_block(weights, first, units, points, steps, sums):  # type: ignore[no-u
         Even and odd coordinates of sixteen positions: a lane is four positions of one of them.
     steps : int
         How many times sixteen positions there are.
-    sums : (2, 16) int32, output
-        Of even and odd coordinates: four lanes each, four times.
+    scale : float32
+        What the integers are worth.
+    sums : (2, 16) float32, output
+        Of even and of odd coordinates, four times each.
     """
     zero = filled(0, load(points, 0))
-    high_even, low_even, high_odd, low_odd = zero, zero, zero, zero
-    for step in range(steps):
-        even, odd = load(points, 32 * step), load(points, 32 * step + 16)
-        # Beside this number a float32 has whole numbers as its lowest bits.
-        weight, unit = load(weights, first + LANES * step), load(units, LANES * step)
-        bits = float_bits(fused_multiply_add(weight, unit, filled(ROUNDING, unit)))
-        high, low = gather_byte(bits, 1), gather_byte(bits, 0)
-        high_even, high_odd = dot_bytes(high_even, high, even), dot_bytes(high_odd, high, odd)
-        low_even, low_odd = dot_wide_bytes(low_even, low, even), dot_wide_bytes(low_odd, low, odd)
-    store(sums, 0, (high_even << 8) + low_even)
-    store(sums, 16, (high_odd << 8) + low_odd)
+    # Two sums in turn, since one waits five cycles for its own last step.
+    a = b = (zero, zero, zero, zero)
+    for step in range(0, steps, 2):
+        a = _add_positions(a, weights, first, units, points, step)
+        b = _add_positions(b, weights, first, units, points, step + 1)
+    store(sums, 0, to_float(sum_fours((a[0] + b[0] << 8) + a[1] + b[1])) * scale)
+    store(sums, 16, to_float(sum_fours((a[2] + b[2] << 8) + a[3] + b[3])) * scale)
+
+
+@kernel(inline=True)
+def _add_positions(so_far, weights, first, units, points, step):  # type: ignore[no-untyped-def]
+    """Add the products of sixteen positions to sums of high and low bytes, even and odd ones."""
+    even, odd = load(points, 32 * step), load(points, 32 * step + 16)
+    # Beside this number a float32 has whole numbers as its lowest bits.
+    weight, unit = load(weights, first + LANES * step), load(units, LANES * step)
+    bits = float_bits(fused_multiply_add(weight, unit, filled(ROUNDING, unit)))
+    high, low = gather_byte(bits, 1), gather_byte(bits, 0)
+    return (
+        dot_bytes(so_far[0], high, even),
+        dot_wide_bytes(so_far[1], low, even),
+        dot_bytes(so_far[2], high, odd),
+        dot_wide_bytes(so_far[3], low, odd),
+    )
 
 
 @kernel(inline=True)

@@ -1,0 +1,157 @@
+"""Products of 512 tokens beside llama.cpp's: ``python -m tests.bench.peers LLAMA_BIN FOLDER``.
+
+LLAMA_BIN is the folder with llama-quantize and llama-bench, FOLDER one for models (700 MB). A model
+of one layer of the shape of Llama-3-8B, random weights and hardly any vocabulary, is written once
+and quantized by llama.cpp; the speed of its prefill is that of the layer's products, attention and
+all else being small beside them. Our products are those of matrices 4096 x 14336, rotation and
+rounding of the tokens included. All take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, HIDDEN, HEADS, KV_HEADS, TOKENS = 4096, 14336, 32, 8, 512
+KINDS = ("Q4_0", "Q4_K_S")
+FORMATS = ("voronoi q=16 k=4", "cubic q=16 k=8")
+
+
+def main() -> None:
+    """Read the arguments and print operations a second."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("llama_bin", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    from latticeq.cli.peaks import measure_peaks
+    from latticeq.jit import set_threads
+
+    set_threads(args.threads)
+    runs: dict[str, Callable[[], float]] = dict(ours())
+    for kind, path in models(args.llama_bin, args.folder).items():
+        runs[f"llama.cpp {kind}"] = theirs(args.llama_bin / "llama-bench", path, args.threads)
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    peaks = [measure_peaks().int8 / 1e9]
+    for _ in range(args.repeats):
+        for name, run in runs.items():
+            found[name].append(run() / 1e9)
+        peaks.append(measure_peaks().int8 / 1e9)
+    print(f"{args.threads} threads, {TOKENS} tokens, GOP/s: median (lowest to highest)")
+    for name, speeds in {**found, "peak of int8 products": peaks}.items():
+        middle, low, high = statistics.median(speeds), min(speeds), max(speeds)
+        print(f"{name:34}{middle:8.0f}  ({low:.0f} to {high:.0f})")
+
+
+def ours() -> dict[str, Callable[[], float]]:
+    """Return what measures the operations a second of our products and of NumPy's."""
+    from latticeq.cli.random_matrices import random_packed
+    from latticeq.linear.packed import make_packed_linear
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((TOKENS, HIDDEN), np.float32)
+    matrix = rng.standard_normal((HIDDEN, WIDTH), np.float32)
+    found: dict[str, Callable[[], float]] = {"NumPy float32": lambda: speed(lambda: x @ matrix)}
+    for name in FORMATS:
+        for runtime in ("packed", "int8"):
+            linear = make_packed_linear(random_packed(name, WIDTH, HIDDEN, 0), runtime=runtime)
+            linear(x)  # compiles
+            found[f"{name}, {runtime}"] = lambda linear=linear: speed(lambda: linear(x))  # type: ignore[misc]
+    return found
+
+
+def speed(work: Callable[[], object]) -> float:
+    """Return the operations a second of one product."""
+    start = time.perf_counter()
+    work()
+    return 2 * WIDTH * HIDDEN * TOKENS / (time.perf_counter() - start)
+
+
+def models(llama_bin: Path, folder: Path) -> dict[str, Path]:
+    """Return llama.cpp's models by their kind, made if they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = folder / "layer-f16.gguf"
+    if not plain.exists():
+        write_layer(plain)
+    found = {}
+    for kind in KINDS:
+        found[kind] = folder / f"layer-{kind}.gguf"
+        if not found[kind].exists():
+            command = [llama_bin / "llama-quantize", "--pure", plain, found[kind], kind]
+            subprocess.run(command, check=True, stdout=sys.stderr)
+    return found
+
+
+def write_layer(path: Path) -> None:
+    """Write a model of one layer with random weights in float16."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_file_type(1)
+    words = [f"<{number}>" for number in range(32)]
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    writer.add_token_types([2, 3, 3] + [1] * (len(words) - 3))
+    rng = np.random.default_rng(0)
+    for name, shape in shapes(len(words)).items():
+        values = rng.standard_normal(shape, np.float32) / 64 if len(shape) > 1 else np.ones(shape)
+        writer.add_tensor(name, values.astype(np.float16 if len(shape) > 1 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def shapes(words: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the model's tensors by name."""
+    keys = WIDTH // HEADS * KV_HEADS
+    return {
+        "token_embd.weight": (words, WIDTH),
+        "output.weight": (words, WIDTH),
+        "output_norm.weight": (WIDTH,),
+        "blk.0.attn_norm.weight": (WIDTH,),
+        "blk.0.ffn_norm.weight": (WIDTH,),
+        "blk.0.attn_q.weight": (WIDTH, WIDTH),
+        "blk.0.attn_k.weight": (keys, WIDTH),
+        "blk.0.attn_v.weight": (keys, WIDTH),
+        "blk.0.attn_output.weight": (WIDTH, WIDTH),
+        "blk.0.ffn_gate.weight": (HIDDEN, WIDTH),
+        "blk.0.ffn_up.weight": (HIDDEN, WIDTH),
+        "blk.0.ffn_down.weight": (WIDTH, HIDDEN),
+    }
+
+
+def theirs(program: Path, model: Path, threads: int) -> Callable[[], float]:
+    """Return what measures the operations a second of llama.cpp's prefill."""
+    command = [str(program), "-m", str(model), "-p", str(TOKENS), "-n", "0"]
+    command += ["-t", str(threads), "-r", "1", "-o", "json"]
+    weights = sum(a * b for name, (a, *b_) in shapes(0).items() if "blk" in name for b in b_)
+
+    def run() -> float:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return 2 * weights * float(json.loads(done.stdout)[0]["avg_ts"])
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
