@@ -64,6 +64,7 @@ class CachePart(ABC):
             "SHARED": self.shared,
             "GROUP": max(sizes),
             "KV_HEADS": self.kv_heads,
+            "RUNS": RUNS,
         }
 
     @property
@@ -246,7 +247,7 @@ class NestPart(CachePart):
         return function("keep_many", name, **self._many)
 
 
-_OF_ONE = ("SHARED", "GROUP")
+_OF_ONE = ("SHARED", "GROUP", "RUNS")
 """Constants that keep_many.cu does not depend on."""
 
 

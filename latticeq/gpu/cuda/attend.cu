@@ -3,8 +3,8 @@
 // kernel reads from memory, so that one launch, captured, serves every token of every sequence.
 //
 // Compiled with KIND (how keys and values are kept: 0 float32, 1 float16, 2 rows of nest_rows.cuh),
-// WIDTH, SHARED (query heads of a kv head), GROUP (how many of them go together; divides SHARED) and
-// KV_HEADS. A layer of a cache is (KV_HEADS, capacity, WIDTH) or, of rows, (KV_HEADS, capacity,
+// WIDTH, SHARED (query heads of a kv head), GROUP (how many of them go together; divides SHARED),
+// KV_HEADS and RUNS (the most blocks that share the positions of a kv head). A layer of a cache is (KV_HEADS, capacity, WIDTH) or, of rows, (KV_HEADS, capacity,
 // bytes).
 //
 // A block takes a run of positions of one kv head, CHUNK at a time; the last to finish joins the
@@ -29,6 +29,7 @@ constexpr int LANES = power_of_two(PARTS);  // threads that read one position
 constexpr int ROWS = THREADS / LANES;       // positions read at a time
 constexpr int PASSES = (CHUNK + ROWS - 1) / ROWS;
 constexpr int HALF = WIDTH / 2;
+static_assert(2 * RUNS <= CHUNK, "runs are joined where scores were");
 
 #if KIND == 2
 #include "nest_rows.cuh"
@@ -90,13 +91,15 @@ __device__ inline float rotated(const float *head, const float *cosine, const fl
 
 struct Shared {
     float queries[GROUP][WIDTH];
-    float scores[GROUP][CHUNK];
+    float scores[GROUP][CHUNK];  // at last what runs are joined by
     float mixed[WARPS][GROUP][WIDTH];
     float peak[GROUP], total[GROUP], joined[GROUP][WIDTH];  // of the chunks so far
     float older[GROUP], newer[GROUP];                       // what these and the next chunk count
     bool is_last;
 #if KIND == 2
     RowScratch rows;
+#else
+    alignas(16) Number kept[2][WIDTH];  // the new key and value
 #endif
 };
 
@@ -115,51 +118,110 @@ __device__ inline const float *units_of(const Coding &coding) {
     return coding.scales + 4 * MOST_SCALES;
 }
 
-__device__ inline void keep(Shared &shared, const Coding &coding, int g, const float *k,
-                            const float *v, const float *cosine, const float *sine, Number *key,
-                            Number *value) {
+// What a thread asks for before it needs it: its scale, and its column of a turn.
+struct Ahead {
+    Scale scale;
+    float column[HELD];
+};
+
+__device__ inline void look_ahead(Ahead &ahead, const Coding &coding) {
+    const float *turn = coding.turns + threadIdx.x / TEAM * TURN;
+    ahead.scale = own_scale(coding.scales);
+    hold_column(ahead.column, turn, min((int)threadIdx.x % TEAM, WIDTH - 1));
+}
+
+// Outputs are turned back by threads that keep to one column each, where those come out even.
+constexpr bool BY_COLUMN = THREADS % WIDTH == 0 && HELD == WIDTH;
+
+__device__ inline void look_back(Ahead &ahead, const Coding &coding) {
+    if (BY_COLUMN) hold_column(ahead.column, coding.turns + 2 * TURN, threadIdx.x % WIDTH);
+}
+
+__device__ inline void place_query(Shared &shared, const Coding &coding, int g, int j, int i,
+                                   float value) {
+    shared.mixed[0][j][i] = moved_number(value, coding.bases + BASIS, g, KV_HEADS, i);
+}
+
+__device__ inline void turn_queries(Shared &shared, const Coding &coding, int rank, int threads) {
+    for (int at = rank; at < GROUP * WIDTH; at += threads)
+        shared.queries[at / WIDTH][at % WIDTH] =
+            turned_quickly(shared.mixed[0][at / WIDTH], coding.turns, at % WIDTH);
+}
+
+__device__ inline void settle_queries(Shared &shared, const Coding &coding) {
+    __syncthreads();
+    turn_queries(shared, coding, threadIdx.x, THREADS);
+    __syncthreads();
+}
+
+// Keep a key and a value, and settle queries: threads that do not code turn those.
+__device__ inline void keep(Shared &shared, const Coding &coding, const Ahead &ahead, int g,
+                            const float *k, const float *v, const float *cosine,
+                            const float *sine, Number *key, Number *value) {
+    RowScratch &rows = shared.rows;
     for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
         const float turned = rotated(k, cosine, sine, i);
-        shared.rows.moved[0][i] = moved_number(turned, coding.bases, g, KV_HEADS, i);
-        shared.rows.moved[1][i] = moved_number(v[i], coding.bases + 2 * BASIS, g, KV_HEADS, i);
-    }
-    code_rows(shared.rows, coding.turns, coding.turns + TURN, coding.scales, key, value);
-}
-
-__device__ inline void turn_queries(Shared &shared, const Coding &coding, int g) {
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
-        const int j = at / WIDTH, i = at % WIDTH;
-        shared.mixed[0][j][i] =
-            moved_number(shared.queries[j][i], coding.bases + BASIS, g, KV_HEADS, i);
+        rows.moved[0][i] = moved_number(turned, coding.bases, g, KV_HEADS, i);
+        rows.moved[1][i] = moved_number(v[i], coding.bases + 2 * BASIS, g, KV_HEADS, i);
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
-        shared.queries[at / WIDTH][at % WIDTH] =
-            turned_number(shared.mixed[0][at / WIDTH], coding.turns, at % WIDTH);
+    const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
+    const float *turn = coding.turns + kind * TURN, *moved = rows.moved[kind];
+    if (rank < WIDTH) rows.turned[kind][rank] = turned_by(moved, ahead.column, turn, rank);
+    for (int j = rank + TEAM; j < WIDTH; j += TEAM)
+        rows.turned[kind][j] = turned_number(moved, turn, j);
     __syncthreads();
+    search_rows(rows, ahead.scale, [&](int idle, int threads) {
+        turn_queries(shared, coding, idle, threads);
+    });
+    write_rows(rows, key, value);
 }
 
-__device__ inline float turned_back(const float *row, const Coding &coding, int g, int i) {
+// What `fetch` finds in the row that was kept.
+__device__ inline Raw own_row(const Shared &shared, int lane, int kind, const float *units) {
+    const RowScratch &rows = shared.rows;
+    const float norm = from_half((unsigned short)rows.norms[kind]);
+    return {rows.words[kind][lane],
+            __fmul_rn(units[kind * MOST_SCALES + rows.which[kind][lane]], norm)};
+}
+
+__device__ inline float turned_back(const float *row, const Coding &coding, const Ahead &ahead,
+                                    int g, int i) {
     const float *basis = coding.bases + 3 * BASIS;
-    return turned_number(row, coding.turns + 2 * TURN, i) * basis[(KV_HEADS + g) * WIDTH + i] +
-           basis[g * WIDTH + i];
+    const float add = basis[g * WIDTH + i], times_by = basis[(KV_HEADS + g) * WIDTH + i];
+    if (!BY_COLUMN) return turned_quickly(row, coding.turns + 2 * TURN, i) * times_by + add;
+    float sums[4] = {};
+#pragma unroll
+    for (int n = 0; n < HELD; ++n) sums[n % 4] += row[n] * ahead.column[n];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) * times_by + add;
 }
 #else
 __device__ inline const float *units_of(const Coding &) { return nullptr; }
 
-__device__ inline void keep(Shared &, const Coding &, int, const float *k, const float *v,
-                            const float *cosine, const float *sine, Number *key, Number *value) {
+struct Ahead {};
+
+__device__ inline void look_ahead(Ahead &, const Coding &) {}
+
+__device__ inline void look_back(Ahead &, const Coding &) {}
+
+__device__ inline void place_query(Shared &shared, const Coding &, int, int j, int i, float value) {
+    shared.queries[j][i] = value;
+}
+
+__device__ inline void settle_queries(Shared &, const Coding &) { __syncthreads(); }
+
+__device__ inline void keep(Shared &shared, const Coding &, const Ahead &, int, const float *k,
+                            const float *v, const float *cosine, const float *sine, Number *key,
+                            Number *value) {
     for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
-        key[i] = kept(rotated(k, cosine, sine, i));
-        value[i] = kept(v[i]);
+        shared.kept[0][i] = key[i] = kept(rotated(k, cosine, sine, i));
+        shared.kept[1][i] = value[i] = kept(v[i]);
     }
     __syncthreads();
 }
 
-__device__ inline void turn_queries(Shared &, const Coding &, int) {}
-
-__device__ inline float turned_back(const float *row, const Coding &, int, int i) {
-    return row[i];
+__device__ inline Raw own_row(const Shared &shared, int lane, int kind, const float *) {
+    return ((const Raw *)shared.kept[kind])[lane];
 }
 #endif
 
@@ -186,6 +248,18 @@ __device__ inline void fetch_chunk(Chunk &chunk, const Number *keys, const Numbe
         if (row >= from && row < to && lane < PARTS) {
             chunk.keys[pass] = fetch(keys + (long long)row * KEY_STEP, lane, 0, units);
             chunk.values[pass] = fetch(values + (long long)row * VALUE_STEP, lane, 1, units);
+        }
+    }
+}
+
+// Take the row that was just kept, number `own` of the chunk, from where it was made.
+__device__ inline void take_own(const Shared &shared, Chunk &chunk, int own, const float *units) {
+    const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+#pragma unroll
+    for (int pass = 0; pass < PASSES; ++pass) {
+        if (pass * ROWS + first == own && lane < PARTS) {
+            chunk.keys[pass] = own_row(shared, lane, 0, units);
+            chunk.values[pass] = own_row(shared, lane, 1, units);
         }
     }
 }
@@ -270,25 +344,52 @@ __device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int coun
 }
 
 // Join the runs of a group of queries, sums (runs, SHARED, 2) and mixed (runs, SHARED, WIDTH), into
-// out (GROUP, WIDTH).
-__device__ inline void join(Shared &shared, const Coding &coding, int g, int runs,
-                            const float *sums, const float *mixed, float *out) {
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
-        const int j = at / WIDTH, i = at % WIDTH;
-        float peak = -infinity(), total = 0.0f, sum = 0.0f;
-        for (int c = 0; c < runs; ++c) peak = fmaxf(peak, __ldcg(sums + 2 * (c * SHARED + j)));
-        for (int c = 0; c < runs; ++c) {
-            const int from = c * SHARED + j;
-            const float share = expf(__ldcg(sums + 2 * from) - peak);
-            total += share * __ldcg(sums + 2 * from + 1);
-            sum += share * __ldcg(mixed + WIDTH * from + i);
+// out (GROUP, WIDTH). What others wrote is asked for all at once, some runs of a number together.
+__device__ inline void join(Shared &shared, const Coding &coding, const Ahead &ahead, int g,
+                            int runs, const float *sums, const float *mixed, float *out) {
+    constexpr int BATCH = 8;
+    float parts[BATCH];
+    const auto ask = [&](int at, int c) {
+#pragma unroll
+        for (int n = 0; n < BATCH; ++n) {
+            const int from = min(c + n, runs - 1) * SHARED + at / WIDTH;
+            parts[n] = __ldcg(mixed + WIDTH * from + at % WIDTH);
         }
-        shared.mixed[0][j][i] = sum / total;
+    };
+    if (threadIdx.x < GROUP * WIDTH) ask(threadIdx.x, 0);
+    for (int at = threadIdx.x; at < runs * GROUP; at += THREADS) {
+        const int c = at / GROUP, j = at % GROUP;
+        shared.scores[j][c] = __ldcg(sums + 2 * (c * SHARED + j));
+        shared.scores[j][RUNS + c] = __ldcg(sums + 2 * (c * SHARED + j) + 1);
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
-        out[at] = turned_back(shared.mixed[0][at / WIDTH], coding, g, at % WIDTH);
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+        const int j = at / WIDTH;
+        const float *peaks = shared.scores[j], *totals = peaks + RUNS;
+        float peak = -infinity(), total = 0.0f, sum = 0.0f;
+        for (int c = 0; c < runs; ++c) peak = fmaxf(peak, peaks[c]);
+        for (int c = 0; c < runs; c += BATCH) {
+            if (at >= THREADS || c > 0) ask(at, c);
+#pragma unroll
+            for (int n = 0; n < BATCH; ++n) {
+                if (c + n >= runs) break;
+                const float share = expf(peaks[c + n] - peak);
+                total += share * totals[c + n];
+                sum += share * parts[n];
+            }
+        }
+#if KIND == 2
+        shared.mixed[0][j][at % WIDTH] = sum / total;
+#else
+        out[at] = sum / total;
+#endif
+    }
     __syncthreads();
+#if KIND == 2
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
+        out[at] = turned_back(shared.mixed[0][at / WIDTH], coding, ahead, g, at % WIDTH);
+    __syncthreads();
+#endif
 }
 
 // qkv is the token's row of queries, keys and values, none turned yet; out (KV_HEADS * SHARED,
@@ -316,14 +417,10 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     };
     // What is older than this token does not depend on what runs before.
     Chunk chunk;
+    Ahead ahead;
     bring(chunk, begin, 0, own);
+    if (run == runs - 1) look_ahead(ahead, coding);
     wait_for_grids();
-    if (run == runs - 1) {
-        const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
-        keep(shared, coding, g, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
-             values + (long long)own * VALUE_STEP);
-        if (begin == chunks - 1) bring(chunk, begin, own % CHUNK, own + 1);
-    }
     sums += 2LL * g * gridDim.x * SHARED;
     mixed += (long long)g * gridDim.x * SHARED * WIDTH;
     for (int first = 0; first < SHARED; first += GROUP) {
@@ -331,12 +428,18 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
         if (first > 0) bring(chunk, begin, 0, own + 1);
         for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
             const int j = at / WIDTH, i = at % WIDTH;
-            shared.queries[j][i] = rotated(mine + j * WIDTH, cosine, sine, i);
+            place_query(shared, coding, g, j, i, rotated(mine + j * WIDTH, cosine, sine, i));
             shared.joined[j][i] = 0.0f;
             if (i == 0) shared.peak[j] = -infinity(), shared.total[j] = 0.0f;
         }
-        __syncthreads();
-        turn_queries(shared, coding, g);
+        if (first == 0 && run == runs - 1) {
+            const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
+            keep(shared, coding, ahead, g, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
+                 values + (long long)own * VALUE_STEP);
+            if (begin == chunks - 1) take_own(shared, chunk, own % CHUNK, units_of(coding));
+        } else {
+            settle_queries(shared, coding);
+        }
         for (int c = begin; c < end; ++c) {
             if (c > begin) bring(chunk, c, 0, own + 1);
             attend_chunk(shared, chunk, min(CHUNK, own + 1 - c * CHUNK));
@@ -350,6 +453,7 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
         }
         __syncthreads();
     }
+    look_back(ahead, coding);
     if (threadIdx.x == 0) {
         __threadfence();
         shared.is_last = atomicAdd(&done[g], 1u) == runs - 1;
@@ -359,6 +463,6 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     __syncthreads();
     if (!shared.is_last) return;
     for (int first = 0; first < SHARED; first += GROUP)
-        join(shared, coding, g, runs, sums + 2 * first, mixed + WIDTH * first,
+        join(shared, coding, ahead, g, runs, sums + 2 * first, mixed + WIDTH * first,
              out + (g * SHARED + first) * WIDTH);
 }
