@@ -111,7 +111,7 @@ class Ready:
         if codec is not None:
             code = codec.code
             betas = np.asarray(code.betas, np.float32)
-            self._scales = cupy().asarray(np.stack([betas, 1 / betas]))
+            self._scales = cupy().asarray(np.stack([betas, 1 / betas, betas / betas[-1]]))
             self._constants |= {
                 "CELL": CELLS[code.cell],
                 "Q": code.q,

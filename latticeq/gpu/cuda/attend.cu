@@ -29,6 +29,7 @@ constexpr int LANES = power_of_two(PARTS);  // threads that read one position
 constexpr int ROWS = THREADS / LANES;       // positions read at a time
 constexpr int PASSES = (CHUNK + ROWS - 1) / ROWS;
 constexpr int HALF = WIDTH / 2;
+constexpr int ROUNDS = (GROUP * WIDTH + THREADS - 1) / THREADS;  // numbers of queries of a thread
 static_assert(2 * RUNS <= CHUNK, "runs are joined where scores were");
 
 #if KIND == 2
@@ -49,11 +50,23 @@ __device__ inline Raw fetch(const Number *row, int lane, int kind, const float *
     return raw;
 }
 
-__device__ inline void expand(const Raw &raw, int kind, float *numbers) {
+struct Numbers {
+    float of[8];
+};
+
+// One copy of it: a kernel that runs once a layer waits for its instructions, too.
+template <int Q> __device__ __noinline__ Numbers expanded(unsigned word, float scale) {
     int points[8];
-    decode_word(raw.word, kind ? VALUE_Q : KEY_Q, points);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) numbers[i] = (float)points[i] * raw.scale;
+    Numbers numbers;
+    decode_word(word, Q, points);
+    EACH numbers.of[i] = (float)points[i] * scale;
+    return numbers;
+}
+
+__device__ inline void expand(const Raw &raw, int kind, float *numbers) {
+    const Numbers found = kind ? expanded<VALUE_Q>(raw.word, raw.scale)
+                               : expanded<KEY_Q>(raw.word, raw.scale);
+    EACH numbers[i] = found.of[i];
 }
 #else
 constexpr int KEY_STEP = WIDTH, VALUE_STEP = WIDTH;
@@ -118,14 +131,33 @@ __device__ inline const float *units_of(const Coding &coding) {
     return coding.scales + 4 * MOST_SCALES;
 }
 
-// What a thread asks for before it needs it: its scale, and its column of a turn.
+// What a thread asks for before it needs it: its scale, its column of a turn, and how its numbers of
+// the key, the value and the queries, or of outputs, are moved.
 struct Ahead {
     Scale scale;
-    float column[HELD];
+    float column[HELD], add[2], times[2], query_add[ROUNDS], query_times[ROUNDS];
 };
 
-__device__ inline void look_ahead(Ahead &ahead, const Coding &coding) {
+__device__ inline void ask_moves(Ahead &ahead, const float *basis, int g) {
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int i = (round * THREADS + threadIdx.x) % WIDTH;
+        ahead.query_add[round] = basis[g * WIDTH + i];
+        ahead.query_times[round] = basis[(KV_HEADS + g) * WIDTH + i];
+    }
+}
+
+__device__ inline void look_ahead(Ahead &ahead, const Coding &coding, int g, bool keeps) {
+    ask_moves(ahead, coding.bases + BASIS, g);
+    if (!keeps) return;
     const float *turn = coding.turns + threadIdx.x / TEAM * TURN;
+    const int i = min((int)threadIdx.x, WIDTH - 1);
+#pragma unroll
+    for (int kind = 0; kind < 2; ++kind) {
+        const float *basis = coding.bases + 2 * kind * BASIS;
+        ahead.add[kind] = basis[g * WIDTH + i];
+        ahead.times[kind] = basis[(KV_HEADS + g) * WIDTH + i];
+    }
     ahead.scale = own_scale(coding.scales);
     hold_column(ahead.column, turn, min((int)threadIdx.x % TEAM, WIDTH - 1));
 }
@@ -133,48 +165,55 @@ __device__ inline void look_ahead(Ahead &ahead, const Coding &coding) {
 // Outputs are turned back by threads that keep to one column each, where those come out even.
 constexpr bool BY_COLUMN = THREADS % WIDTH == 0 && HELD == WIDTH;
 
-__device__ inline void look_back(Ahead &ahead, const Coding &coding) {
+__device__ inline void look_back(Ahead &ahead, const Coding &coding, int g) {
+    ask_moves(ahead, coding.bases + 3 * BASIS, g);
     if (BY_COLUMN) hold_column(ahead.column, coding.turns + 2 * TURN, threadIdx.x % WIDTH);
 }
 
-__device__ inline void place_query(Shared &shared, const Coding &coding, int g, int j, int i,
+__device__ inline void place_query(Shared &shared, const Ahead &ahead, int round, int j, int i,
                                    float value) {
-    shared.mixed[0][j][i] = moved_number(value, coding.bases + BASIS, g, KV_HEADS, i);
+    shared.mixed[0][j][i] =
+        __fmul_rn(__fadd_rn(value, ahead.query_add[round]), ahead.query_times[round]);
 }
 
-__device__ inline void turn_queries(Shared &shared, const Coding &coding, int rank, int threads) {
+__device__ __noinline__ void turn_queries(Shared &shared, const float *turn, int rank, int threads) {
+#pragma unroll 1
     for (int at = rank; at < GROUP * WIDTH; at += threads)
         shared.queries[at / WIDTH][at % WIDTH] =
-            turned_quickly(shared.mixed[0][at / WIDTH], coding.turns, at % WIDTH);
+            turned_quickly(shared.mixed[0][at / WIDTH], turn, at % WIDTH);
 }
 
 __device__ inline void settle_queries(Shared &shared, const Coding &coding) {
     __syncthreads();
-    turn_queries(shared, coding, threadIdx.x, THREADS);
+    turn_queries(shared, coding.turns, threadIdx.x, THREADS);
     __syncthreads();
 }
 
 // Keep a key and a value, and settle queries: threads that do not code turn those.
-__device__ inline void keep(Shared &shared, const Coding &coding, const Ahead &ahead, int g,
+__device__ inline void keep(Shared &shared, const Coding &coding, const Ahead &ahead,
                             const float *k, const float *v, const float *cosine,
                             const float *sine, Number *key, Number *value) {
+    constexpr bool MEANWHILE = IDLE >= 64;
     RowScratch &rows = shared.rows;
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
+    if (threadIdx.x < WIDTH) {
+        const int i = threadIdx.x;
         const float turned = rotated(k, cosine, sine, i);
-        rows.moved[0][i] = moved_number(turned, coding.bases, g, KV_HEADS, i);
-        rows.moved[1][i] = moved_number(v[i], coding.bases + 2 * BASIS, g, KV_HEADS, i);
+        rows.moved[0][i] = __fmul_rn(__fadd_rn(turned, ahead.add[0]), ahead.times[0]);
+        rows.moved[1][i] = __fmul_rn(__fadd_rn(v[i], ahead.add[1]), ahead.times[1]);
     }
     __syncthreads();
     const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
     const float *turn = coding.turns + kind * TURN, *moved = rows.moved[kind];
     if (rank < WIDTH) rows.turned[kind][rank] = turned_by(moved, ahead.column, turn, rank);
+#pragma unroll 1
     for (int j = rank + TEAM; j < WIDTH; j += TEAM)
         rows.turned[kind][j] = turned_number(moved, turn, j);
     __syncthreads();
-    search_rows(rows, ahead.scale, [&](int idle, int threads) {
-        turn_queries(shared, coding, idle, threads);
+    search_rows(rows, ahead.scale, [&](int idle) {
+        if (MEANWHILE) turn_queries(shared, coding.turns, idle, IDLE);
     });
     write_rows(rows, key, value);
+    if (!MEANWHILE) settle_queries(shared, coding);
 }
 
 // What `fetch` finds in the row that was kept.
@@ -186,9 +225,8 @@ __device__ inline Raw own_row(const Shared &shared, int lane, int kind, const fl
 }
 
 __device__ inline float turned_back(const float *row, const Coding &coding, const Ahead &ahead,
-                                    int g, int i) {
-    const float *basis = coding.bases + 3 * BASIS;
-    const float add = basis[g * WIDTH + i], times_by = basis[(KV_HEADS + g) * WIDTH + i];
+                                    int round, int i) {
+    const float add = ahead.query_add[round], times_by = ahead.query_times[round];
     if (!BY_COLUMN) return turned_quickly(row, coding.turns + 2 * TURN, i) * times_by + add;
     float sums[4] = {};
 #pragma unroll
@@ -200,20 +238,21 @@ __device__ inline const float *units_of(const Coding &) { return nullptr; }
 
 struct Ahead {};
 
-__device__ inline void look_ahead(Ahead &, const Coding &) {}
+__device__ inline void look_ahead(Ahead &, const Coding &, int, bool) {}
 
-__device__ inline void look_back(Ahead &, const Coding &) {}
+__device__ inline void look_back(Ahead &, const Coding &, int) {}
 
-__device__ inline void place_query(Shared &shared, const Coding &, int, int j, int i, float value) {
+__device__ inline void place_query(Shared &shared, const Ahead &, int, int j, int i, float value) {
     shared.queries[j][i] = value;
 }
 
 __device__ inline void settle_queries(Shared &, const Coding &) { __syncthreads(); }
 
-__device__ inline void keep(Shared &shared, const Coding &, const Ahead &, int, const float *k,
+__device__ inline void keep(Shared &shared, const Coding &, const Ahead &, const float *k,
                             const float *v, const float *cosine, const float *sine, Number *key,
                             Number *value) {
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
+    if (threadIdx.x < WIDTH) {
+        const int i = threadIdx.x;
         shared.kept[0][i] = key[i] = kept(rotated(k, cosine, sine, i));
         shared.kept[1][i] = value[i] = kept(v[i]);
     }
@@ -292,8 +331,10 @@ __device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int coun
     __syncthreads();
     for (int j = warp; j < GROUP; j += WARPS) {
         float peak = -infinity(), total = 0.0f;
+#pragma unroll 1
         for (int s = in_warp; s < count; s += 32) peak = fmaxf(peak, shared.scores[j][s]);
         peak = warp_max(peak);
+#pragma unroll 1
         for (int s = in_warp; s < count; s += 32) {
             const float weight = expf(shared.scores[j][s] - peak);
             shared.scores[j][s] = weight;
@@ -345,8 +386,8 @@ __device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int coun
 
 // Join the runs of a group of queries, sums (runs, SHARED, 2) and mixed (runs, SHARED, WIDTH), into
 // out (GROUP, WIDTH). What others wrote is asked for all at once, some runs of a number together.
-__device__ inline void join(Shared &shared, const Coding &coding, const Ahead &ahead, int g,
-                            int runs, const float *sums, const float *mixed, float *out) {
+__device__ inline void join(Shared &shared, const Coding &coding, const Ahead &ahead, int runs,
+                            const float *sums, const float *mixed, float *out) {
     constexpr int BATCH = 8;
     float parts[BATCH];
     const auto ask = [&](int at, int c) {
@@ -357,6 +398,7 @@ __device__ inline void join(Shared &shared, const Coding &coding, const Ahead &a
         }
     };
     if (threadIdx.x < GROUP * WIDTH) ask(threadIdx.x, 0);
+#pragma unroll 1
     for (int at = threadIdx.x; at < runs * GROUP; at += THREADS) {
         const int c = at / GROUP, j = at % GROUP;
         shared.scores[j][c] = __ldcg(sums + 2 * (c * SHARED + j));
@@ -367,7 +409,9 @@ __device__ inline void join(Shared &shared, const Coding &coding, const Ahead &a
         const int j = at / WIDTH;
         const float *peaks = shared.scores[j], *totals = peaks + RUNS;
         float peak = -infinity(), total = 0.0f, sum = 0.0f;
+#pragma unroll 4
         for (int c = 0; c < runs; ++c) peak = fmaxf(peak, peaks[c]);
+#pragma unroll 1
         for (int c = 0; c < runs; c += BATCH) {
             if (at >= THREADS || c > 0) ask(at, c);
 #pragma unroll
@@ -386,8 +430,13 @@ __device__ inline void join(Shared &shared, const Coding &coding, const Ahead &a
     }
     __syncthreads();
 #if KIND == 2
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
-        out[at] = turned_back(shared.mixed[0][at / WIDTH], coding, ahead, g, at % WIDTH);
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int at = round * THREADS + threadIdx.x;
+        if (at < GROUP * WIDTH)
+            out[at] =
+                turned_back(shared.mixed[0][at / WIDTH], coding, ahead, round, at % WIDTH);
+    }
     __syncthreads();
 #endif
 }
@@ -419,22 +468,24 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     Chunk chunk;
     Ahead ahead;
     bring(chunk, begin, 0, own);
-    if (run == runs - 1) look_ahead(ahead, coding);
+    look_ahead(ahead, coding, g, run == runs - 1);
     wait_for_grids();
     sums += 2LL * g * gridDim.x * SHARED;
     mixed += (long long)g * gridDim.x * SHARED * WIDTH;
     for (int first = 0; first < SHARED; first += GROUP) {
         const float *mine = qkv + (g * SHARED + first) * WIDTH;
         if (first > 0) bring(chunk, begin, 0, own + 1);
-        for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
-            const int j = at / WIDTH, i = at % WIDTH;
-            place_query(shared, coding, g, j, i, rotated(mine + j * WIDTH, cosine, sine, i));
+#pragma unroll
+        for (int round = 0; round < ROUNDS; ++round) {
+            const int at = round * THREADS + threadIdx.x, j = at / WIDTH, i = at % WIDTH;
+            if (at >= GROUP * WIDTH) break;
+            place_query(shared, ahead, round, j, i, rotated(mine + j * WIDTH, cosine, sine, i));
             shared.joined[j][i] = 0.0f;
             if (i == 0) shared.peak[j] = -infinity(), shared.total[j] = 0.0f;
         }
         if (first == 0 && run == runs - 1) {
             const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
-            keep(shared, coding, ahead, g, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
+            keep(shared, coding, ahead, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
                  values + (long long)own * VALUE_STEP);
             if (begin == chunks - 1) take_own(shared, chunk, own % CHUNK, units_of(coding));
         } else {
@@ -453,7 +504,7 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
         }
         __syncthreads();
     }
-    look_back(ahead, coding);
+    look_back(ahead, coding, g);
     if (threadIdx.x == 0) {
         __threadfence();
         shared.is_last = atomicAdd(&done[g], 1u) == runs - 1;
@@ -463,6 +514,6 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     __syncthreads();
     if (!shared.is_last) return;
     for (int first = 0; first < SHARED; first += GROUP)
-        join(shared, coding, ahead, g, runs, sums + 2 * first, mixed + WIDTH * first,
+        join(shared, coding, ahead, runs, sums + 2 * first, mixed + WIDTH * first,
              out + (g * SHARED + first) * WIDTH);
 }

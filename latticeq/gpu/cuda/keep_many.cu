@@ -25,7 +25,7 @@ append_rows(const float *k, const float *v, long long k_stride, long long v_stri
     for (int j = threadIdx.x % TEAM; j < WIDTH; j += TEAM)
         scratch.turned[kind][j] = turned_number(scratch.moved[kind], turns + kind * TURN, j);
     __syncthreads();
-    search_rows(scratch, own_scale(scales), [](int, int) {});
+    search_rows(scratch, own_scale(scales), [](int) {});
     write_rows(scratch, keys + at * KEY_ROW, values + at * VALUE_ROW);
 }
 

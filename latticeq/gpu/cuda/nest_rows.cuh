@@ -90,7 +90,7 @@ __device__ inline float moved_number(float x, const float *basis, int g, int kv_
 
 // The column of a turn that a thread multiplies by, asked for before it is needed; of wide heads the
 // first part.
-constexpr int HELD = WIDTH < 128 ? WIDTH : 128;
+constexpr int HELD = WIDTH < 64 ? WIDTH : 64;
 
 __device__ inline void hold_column(float (&column)[HELD], const float *turn, int j) {
 #pragma unroll
@@ -155,20 +155,21 @@ __device__ inline void search_row(RowScratch &scratch, const Scale &scale, int k
     }
 }
 
-// Code both rows; the threads of a block that have nothing to search do `meanwhile`, given their
-// number and how many they are.
+// Threads of a block that have nothing to search.
+constexpr int IDLE = 2 * TEAM - searchers_of(0) - searchers_of(1);
+
+// Code both rows; those threads do `meanwhile`, given their number.
 template <typename Meanwhile>
 __device__ inline void search_rows(RowScratch &scratch, const Scale &scale,
                                    const Meanwhile &meanwhile) {
     const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
-    constexpr int idle[2] = {TEAM - searchers_of(0), TEAM - searchers_of(1)};
     if (rank < searchers_of(kind)) {
         if (ONE_CODE || !kind)
             search_row<0>(scratch, scale, kind, rank);
         else
             search_row<1>(scratch, scale, 1, rank);
     } else {
-        meanwhile(rank - searchers_of(kind) + kind * idle[0], idle[0] + idle[1]);
+        meanwhile(rank - searchers_of(kind) + kind * (TEAM - searchers_of(0)));
     }
     __syncthreads();
 }

@@ -74,9 +74,20 @@ __device__ inline int place(int run, int i) {
 #if CODED
 constexpr int CHOICES = 1 << bits_of(SCALES);  // neighbouring threads that share a block
 
+// The scale that a thread tries, asked for before there is a token: `scales` is (3, SCALES), betas,
+// 1 / betas and betas over the largest.
+struct Scale {
+    float beta, inverse, share, largest;
+};
+
+__device__ inline Scale own_scale(const float *scales) {
+    const int p = min((int)threadIdx.x % CHOICES, SCALES - 1);
+    return {scales[p], scales[SCALES + p], scales[2 * SCALES + p], scales[SCALES - 1]};
+}
+
 // Code this block's part of a rotated token: the points of its blocks of eight times their scales
-// over the largest, in float16. `scales` is (2, SCALES): betas and 1 / betas.
-__device__ inline void code_token(const float *y, const float *scales, int is_wide,
+// over the largest, in float16.
+__device__ inline void code_token(const float *y, const Scale &scale, int is_wide,
                                   unsigned short *halves, float *token_scale) {
     __shared__ double energies[32];
     const long long token = blockIdx.x;
@@ -85,24 +96,32 @@ __device__ inline void code_token(const float *y, const float *scales, int is_wi
     const float root = (float)sqrt(block_sum(energy, energies) / N);
     const float norm = from_half(root < 65520.0f ? to_half(root) : 0x7E00);
     const float inverse = norm > 0.0f ? __fdiv_rn(1.0f, norm) : 0.0f;
-    const float largest = scales[SCALES - 1];
-    if (threadIdx.x == 0 && blockIdx.y == 0) token_scale[token] = norm * largest;
+    if (threadIdx.x == 0 && blockIdx.y == 0) token_scale[token] = norm * scale.largest;
     const int first = N / 8 * blockIdx.y / gridDim.y, end = N / 8 * (blockIdx.y + 1) / gridDim.y;
     const int tasks = (end - first) * CHOICES, rounded = (tasks + 31) / 32 * 32;
+#pragma unroll 1
     for (int task = threadIdx.x; task < rounded; task += THREADS) {
         const int b = first + min(task, tasks - 1) / CHOICES, p = task % CHOICES;
         float x[8], point[8], cost = infinity();
         EACH x[i] = norm > 0.0f ? times(y[8 * b + i], inverse) : 0.0f;
         if (p < SCALES)
-            cost = cost_at_scale(x, scales[p], scales[SCALES + p], Q, p + 1 == SCALES, FIRST_FIT,
+            cost = cost_at_scale(x, scale.beta, scale.inverse, Q, p + 1 == SCALES, FIRST_FIT,
                                  point);
         if (cheapest(cost, p, CHOICES) != p || task >= tasks) continue;
-        const float scale = cost < infinity() ? scales[p] / largest : 0.0f;
-        EACH {
-            const int at = 8 * b + i;
-            halves[is_wide ? wide_place(token, at, PADDED) : token * PADDED + at] =
-                cost < infinity() ? to_half(point[i] * scale) : 0;
+        const bool is_coded = cost < infinity();
+        u32 pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            pairs[i] = is_coded ? to_halves(point[2 * i] * scale.share,
+                                            point[2 * i + 1] * scale.share) : 0u;
+        if (!is_wide) {
+            *(uint4 *)(halves + token * PADDED + 8 * b) =
+                make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+            continue;
         }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            *(u32 *)(halves + wide_place(token, 8 * b + 2 * i, PADDED)) = pairs[i];
     }
     if (blockIdx.y > 0) return;
     for (int i = N + threadIdx.x; i < PADDED; i += THREADS)
@@ -146,6 +165,9 @@ ready(const float *x, float *stream, const float *added, const float *weight, do
             const bool there = item < (M > 1 ? N / 2 : N >> FIRST);
             weights[slot] = there ? weight[at_of(item, i)] : 0.0f;
         }
+#endif
+#if CODED
+    const Scale own = own_scale(scales);
 #endif
     wait_for_grids();
 #pragma unroll
@@ -217,7 +239,7 @@ ready(const float *x, float *stream, const float *added, const float *weight, do
     }
 #if CODED
     __syncthreads();
-    code_token(y, scales, is_wide, halves, token_scale);
+    code_token(y, own, is_wide, halves, token_scale);
 #else
     most = __reduce_max_sync(~0u, most);
     if (thread % 32 == 0) most_of[thread / 32] = most;
