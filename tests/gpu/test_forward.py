@@ -70,6 +70,14 @@ def test_tokens_one_by_one_meet_those_at_once(
     assert (model.decode_step(int(IDS[90]), other) == steps[0]).all()
     cache.truncate(90)
     assert (model.decode_step(int(IDS[90]), cache) == steps[0]).all()
+    # It holds no address of a cache that is gone, whatever became of that memory.
+    del cache, other
+    with model.stages[0].use() as cp:
+        spoilt = [cp.full(size, 0xFF, "uint8") for size in range(512, 2**16, 512)]
+    again = model.new_cache(len(IDS))
+    model.hidden(IDS[:90], again)
+    assert (model.decode_step(int(IDS[90]), again) == steps[0]).all()
+    del spoilt
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -119,4 +127,4 @@ def test_what_a_device_does_not_run_is_refused(folders: dict[str, Path]) -> None
     model = load_gpu(folders["w"])
     with pytest.raises(InputError, match="the cache is of another model"):
         model.decode_step(0, load(folders["w"]).new_cache(10))
-    assert latticeq("perplexity", folders["w"], "--text", __file__, "--device", "gpu:99").code == 1
+    assert latticeq("perplexity", folders["w"], "--text", __file__, "--device", "gpu:99").code == 2

@@ -29,6 +29,7 @@ constexpr int LANES = power_of_two(PARTS);  // threads that read one position
 constexpr int ROWS = THREADS / LANES;       // positions read at a time
 constexpr int PASSES = (CHUNK + ROWS - 1) / ROWS;
 constexpr int HALF = WIDTH / 2;
+constexpr int TOGETHER = WIDTH > 128 ? 1 : 2;  // blocks that a multiprocessor is to hold
 constexpr int ROUNDS = (GROUP * WIDTH + THREADS - 1) / THREADS;  // numbers of queries of a thread
 static_assert(2 * RUNS <= CHUNK, "runs are joined where scores were");
 
@@ -444,7 +445,7 @@ __device__ inline void join(Shared &shared, const Coding &coding, const Ahead &a
 // qkv is the token's row of queries, keys and values, none turned yet; out (KV_HEADS * SHARED,
 // WIDTH). The grid is (the most runs of a kv head, KV_HEADS); mixed and sums have room for a run
 // each, and `done`, (KV_HEADS,), is zero before and after.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, TOGETHER)
 attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, const float *turns,
            const float *scales, float *mixed, float *sums, unsigned *done, float *out) {
     __shared__ Shared shared;

@@ -156,7 +156,7 @@ __device__ inline void search_row(RowScratch &scratch, const Scale &scale, int k
 }
 
 // Threads of a block that have nothing to search.
-constexpr int IDLE = 2 * TEAM - searchers_of(0) - searchers_of(1);
+[[maybe_unused]] constexpr int IDLE = 2 * TEAM - searchers_of(0) - searchers_of(1);
 
 // Code both rows; those threads do `meanwhile`, given their number.
 template <typename Meanwhile>
