@@ -270,8 +270,8 @@ class NestPart(CachePart):
         """Decode keys (kind 0) or values of a layer: (G, seen, K) float32."""
         out = cupy().empty((self.kv_heads, seen, self.width), np.float32)
         rows = (self.values if kind else self.keys)[layer]
-        blocks = out.size // 8
-        given = (rows, np.int32(kind), np.int64(self.context), np.int32(seen), self._basis.scales, out)
+        blocks, sizes = out.size // 8, (np.int64(self.context), np.int32(seen))
+        given = (rows, np.int32(kind), *sizes, self._basis.scales, out)
         self._function("read_rows")((-(-blocks // THREADS),), (THREADS,), given)
         return out
 
