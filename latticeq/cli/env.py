@@ -24,6 +24,7 @@ EXTRAS = {
     "chat": ("jinja2", "prompt_toolkit"),
     "plot": ("matplotlib",),
     "gpu": ("cupy-cuda12x",),
+    "gpu-cuda13": ("cupy-cuda13x",),
     "docs": ("mkdocs-material",),
     "dev": ("pytest",),
 }

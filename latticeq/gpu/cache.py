@@ -27,7 +27,7 @@ from latticeq.model.kv.coding import KVCoding
 from latticeq.model.kv.nest import NestCache
 from latticeq.quantizers.rows import NestRowCodec
 
-__all__ = ["CachePart", "FloatPart", "GpuCache", "NestPart", "check_cache"]
+__all__ = ["CachePart", "FloatPart", "GpuCache", "NestBasis", "NestPart", "check_cache"]
 
 THREADS = 256
 WIDEST = 256  # the largest K: a position is read by at most 32 threads, eight numbers each
@@ -64,6 +64,7 @@ class CachePart(ABC):
             "SHARED": self.shared,
             "GROUP": max(sizes),
             "KV_HEADS": self.kv_heads,
+            "RUNS": RUNS,
         }
 
     @property
@@ -170,6 +171,33 @@ class FloatPart(CachePart):
         return turned.reshape(n_tokens, -1)
 
 
+class NestBasis:
+    """What turns keys, queries, values and outputs to where codes are, on the current device.
+
+    A captured graph holds its addresses, so it has to live as long as the model does, and not as
+    long as one cache.
+
+    Parameters
+    ----------
+    coding : KVCoding
+    layers, kv_heads, width : int
+
+    Attributes
+    ----------
+    bases : (L, 4, 2, G, K) float32
+    rotations : (3, K, K) float32
+    scales : (3, 2, 16) float32
+        All as attend.cu takes them.
+    """
+
+    def __init__(self, coding: KVCoding, layers: int, kv_heads: int, width: int) -> None:
+        cp, bases = cupy(), Bases(coding, (layers, kv_heads, width))
+        joined = (bases.keys, bases.queries, bases.values, bases.outputs)
+        self.bases = cp.asarray(np.stack(joined, axis=1))
+        self.rotations = cp.asarray(np.stack([bases.key_turn, bases.value_turn, bases.back]))
+        self.scales = cp.asarray(_scales(_codecs(coding)))
+
+
 class NestPart(CachePart):
     """Keys and values as bytes of `NestRowCodec`, a head of a token each, in whole words.
 
@@ -180,9 +208,18 @@ class NestPart(CachePart):
     layers : int
     coding : KVCoding
         Of these layers.
+    basis : NestBasis, optional
+        Of the same coding; one of its own if omitted.
     """
 
-    def __init__(self, config: LlamaConfig, context: int, layers: int, coding: KVCoding) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        context: int,
+        layers: int,
+        coding: KVCoding,
+        basis: NestBasis | None = None,
+    ) -> None:
         super().__init__(config, context, layers)
         cp = cupy()
         codecs = _codecs(coding)
@@ -198,11 +235,7 @@ class NestPart(CachePart):
             }
         self._many = {name: n for name, n in self._constants.items() if name not in _OF_ONE}
         self._constants["KIND"] = 2
-        bases = Bases(coding, (layers, self.kv_heads, self.width))
-        joined = (bases.keys, bases.queries, bases.values, bases.outputs)
-        self._bases = cp.asarray(np.stack(joined, axis=1))  # (L, 4, 2, G, K)
-        self._rotations = cp.asarray(np.stack([bases.key_turn, bases.value_turn, bases.back]))
-        self._scales = cp.asarray(_scales(codecs))
+        self._basis = basis or NestBasis(coding, layers, self.kv_heads, self.width)
 
     @property
     def nbytes_per_token(self) -> int:
@@ -210,7 +243,7 @@ class NestPart(CachePart):
         return self.nbytes // self.context
 
     def _coding(self, layer: int) -> tuple[Any, Any, Any]:
-        return self._bases[layer], self._rotations, self._scales
+        return self._basis.bases[layer], self._basis.rotations, self._basis.scales
 
     def attend_turned(self, layer: int, q: Any, k: Any, v: Any, start: int) -> Any:
         """Keep turned keys and values, and let turned queries attend."""
@@ -237,8 +270,8 @@ class NestPart(CachePart):
         """Decode keys (kind 0) or values of a layer: (G, seen, K) float32."""
         out = cupy().empty((self.kv_heads, seen, self.width), np.float32)
         rows = (self.values if kind else self.keys)[layer]
-        blocks = out.size // 8
-        given = (rows, np.int32(kind), np.int64(self.context), np.int32(seen), self._scales, out)
+        blocks, sizes = out.size // 8, (np.int64(self.context), np.int32(seen))
+        given = (rows, np.int32(kind), *sizes, self._basis.scales, out)
         self._function("read_rows")((-(-blocks // THREADS),), (THREADS,), given)
         return out
 
@@ -246,7 +279,7 @@ class NestPart(CachePart):
         return function("keep_many", name, **self._many)
 
 
-_OF_ONE = ("SHARED", "GROUP")
+_OF_ONE = ("SHARED", "GROUP", "RUNS")
 """Constants that keep_many.cu does not depend on."""
 
 

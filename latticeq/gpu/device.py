@@ -29,7 +29,10 @@ __all__ = [
     "missing",
 ]
 
-EXTRA = "run: pip install 'latticeq[gpu]'"
+EXTRA = (
+    "run: pip install 'latticeq[gpu]', or 'latticeq[gpu-cuda13]' where CUDA 13 is installed (never "
+    "both)"
+)
 
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 

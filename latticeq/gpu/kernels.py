@@ -23,24 +23,27 @@ def _threads(columns: int) -> int:
     return min(1024, -(-columns // 32) * 32)
 
 
-def add_norm(x: Any, added: Any, weight: Any, epsilon: float, out: Any) -> None:
+def add_norm(x: Any, added: Any, weight: Any, epsilon: float, out: Any, stream: Any = None) -> None:
     """Add to the residual stream, and normalise it.
 
     Parameters
     ----------
-    x : (T, D) float32, changed
-        The residual stream.
+    x : (T, D) float32
+        The residual stream, changed if there is no other place for the sum.
     added : (T, D) float32, or None
         What is added to it.
     weight : (D,) float32
     epsilon : float
     out : (T, D) float32, output
         As `latticeq.model.kernels.rms_norm` sets it.
+    stream : (T, D) float32, output, optional
+        Where the sum goes.
     """
     width = x.shape[1]
     kernel = function("forward", "add_norm")
     given = 0 if added is None else added
-    arguments = (x, given, weight, np.float64(epsilon), width, out)
+    kept = x if stream is None else stream
+    arguments = (x, given, weight, np.float64(epsilon), width, kept, out)
     launch_early(kernel, (len(x),), (_threads(width),), arguments)
 
 

@@ -184,9 +184,14 @@ def _linear(weights: Weights, names: Sequence[str], runtime: str) -> Any:
     is_coded = coding is not None and names[0].startswith("model.layers.")
     with error_context(f"{weights.folder.folder}: the coding of activations"):
         codec = coding.codec(packed.shape[1]) if coding is not None and is_coded else None
-        if runtime == "float32":
-            return ExactLinear(packed, bias, codec)
-        return make_gpu_linear(packed, bias, int(cupy().cuda.runtime.getDevice()), codec)
+        device = int(cupy().cuda.runtime.getDevice())
+        linear: Any = (
+            ExactLinear(packed, bias, codec)
+            if runtime == "float32"
+            else make_gpu_linear(packed, bias, device, codec)
+        )
+    linear.nbytes = sum(matrix.nbytes for matrix in matrices)  # scales of each, as the file has it
+    return linear
 
 
 def _table(weights: Weights, name: str, runtime: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from latticeq.errors import InputError
-from latticeq.gpu.cache import CachePart, FloatPart, GpuCache, NestPart
+from latticeq.gpu.cache import CachePart, FloatPart, GpuCache, NestBasis, NestPart
 from latticeq.gpu.kernels import nll_rows
 from latticeq.gpu.stage import Stage, Work
 from latticeq.model.config import LlamaConfig
@@ -72,6 +72,7 @@ class GpuLlama(Llama):
             context=context,
             folder=folder,
         )
+        self._bases: dict[int, NestBasis] = {}  # of the stages, by their first layers
         with last.use() as cp:
             self._host_logits = cp.cuda.alloc_pinned_memory(4 * config.vocab_size)
 
@@ -103,7 +104,10 @@ class GpuLlama(Llama):
                 if self.kv is None:
                     return FloatPart(self.config, context, count, self.cache_dtype)
                 coding = self.kv.of_layers(first, first + count)
-                return NestPart(self.config, context, count, coding)
+                if first not in self._bases:
+                    sizes = self.config.num_key_value_heads, self.config.head_dim
+                    self._bases[first] = NestBasis(coding, count, *sizes)
+                return NestPart(self.config, context, count, coding, self._bases[first])
             except cp.cuda.memory.OutOfMemoryError as error:
                 raise InputError(
                     f"device {stage.device} has no memory for the keys and values of {context} "

@@ -72,7 +72,7 @@ class Product:
 def done(before: Before, scratch: Any) -> Any:
     """Do a step by itself: return what goes into the product, `scratch` unless it is plain."""
     if before.source == NORM:
-        add_norm(before.x, before.added, before.weight, before.epsilon, scratch)
+        add_norm(before.x, before.added, before.weight, before.epsilon, scratch, before.stream)
         return scratch
     if before.source == GATE:
         swiglu(before.x, scratch)

@@ -47,6 +47,9 @@ LONG, ROW_WARPS, COLUMN_THREADS = 4096, 4, 256
 STATIC_BYTES = 1024
 """Shared memory that the kernel takes beside what it asks for."""
 
+CODED_THREADS, MOST_PARTS = 128, 128
+"""Threads that code a part of a token, a warp for each scheduler, and the most parts at work."""
+
 
 @dataclass(frozen=True)
 class Before:
@@ -57,13 +60,15 @@ class Before:
     source : int
         `PLAIN`, `NORM` or `GATE`.
     x : (T, N) float32, or (T, 2 N) for `GATE`
-        For `NORM` the residual stream, which is changed.
+        For `NORM` the residual stream, which is changed unless there is another place for the sum.
     added : (T, N) float32, optional
         For `NORM`: what is added to the stream first.
     weight : (N,) float32, optional
         For `NORM`.
     epsilon : float
         For `NORM`.
+    stream : (T, N) float32, optional
+        For `NORM`: where the sum goes, which lets several blocks of threads have a token.
     """
 
     source: int
@@ -71,6 +76,7 @@ class Before:
     added: Any = None
     weight: Any = None
     epsilon: float = 0.0
+    stream: Any = None
 
 
 class Ready:
@@ -105,7 +111,7 @@ class Ready:
         if codec is not None:
             code = codec.code
             betas = np.asarray(code.betas, np.float32)
-            self._scales = cupy().asarray(np.stack([betas, 1 / betas]))
+            self._scales = cupy().asarray(np.stack([betas, 1 / betas, betas / betas[-1]]))
             self._constants |= {
                 "CELL": CELLS[code.cell],
                 "Q": code.q,
@@ -159,13 +165,23 @@ class Ready:
         outputs = (mixed, energies, int(is_wide), halves, scale)
         launch_early(rows, (-(-self._m // ROW_WARPS), tokens), (32 * ROW_WARPS,), outputs)
 
+    def _parts(self, before: Before, tokens: int) -> int:
+        """Return how many blocks of threads a token has: they search for codewords side by side."""
+        is_shared = before.source == NORM and before.added is not None and before.stream is None
+        if not self._constants["CODED"] or is_shared:
+            return 1
+        scales = 1 << (int(self._constants["SCALES"]) - 1).bit_length()
+        return max(1, min(-(-self._n // 8 * scales // CODED_THREADS), MOST_PARTS // tokens))
+
     def _launch(self, before: Before, tokens: int, is_wide: bool, halves: Any, scale: Any) -> None:
         kernel = function("ready", "ready", SOURCE=before.source, **self._constants)
         if self._bytes > PLAIN_BYTES:  # more has to be asked for
             kernel.max_dynamic_shared_size_bytes = self._bytes
         added = 0 if before.added is None else before.added
         weight = 0 if before.weight is None else before.weight
-        stream = (before.x, added, weight, np.float64(before.epsilon))
+        stream = before.x if before.stream is None else before.stream
+        given = (before.x, stream, added, weight, np.float64(before.epsilon))
         fixed = (self._codes, self._scale, self._scales)
-        arguments = (*stream, *fixed, int(is_wide), halves, scale)
-        launch_early(kernel, (tokens,), (32 * self._warps,), arguments, self._bytes)
+        arguments = (*given, *fixed, int(is_wide), halves, scale)
+        grid = (tokens, self._parts(before, tokens))
+        launch_early(kernel, grid, (32 * self._warps,), arguments, self._bytes)

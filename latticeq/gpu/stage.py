@@ -43,6 +43,7 @@ class Work:
             return cp.empty((n_tokens, width), cp.float32)
 
         self.x = rows(config.hidden_size)
+        self.spare = rows(config.hidden_size)
         self.normed = rows(config.hidden_size)
         self.added = rows(config.hidden_size)
         self.qkv = rows(heads * config.head_dim)
@@ -135,23 +136,27 @@ class Stage:
             The position of the first token; None for one token, whose position is in the slot.
         """
         epsilon, added = self.config.rms_norm_eps, None
+        stream, spare = work.x, work.spare  # each sum goes where the one before does not lie
         for layer, block in enumerate(self.blocks):
-            before = Before(NORM, work.x, added, block.norms[0], epsilon)
+            before = Before(NORM, stream, added, block.norms[0], epsilon, spare)
             block.qkv(before, work.normed, work.qkv)
+            if added is not None:
+                stream, spare = spare, stream
             mixed = work.mixed
             if start is None:
                 part.attend_one(layer, work.qkv, self.slot, mixed)
             else:
                 mixed = part.attend(layer, work.qkv, self.slot, start)
             block.o(Before(PLAIN, mixed), None, work.added)
-            before = Before(NORM, work.x, work.added, block.norms[1], epsilon)
+            before = Before(NORM, stream, work.added, block.norms[1], epsilon, spare)
             block.gate_up(before, work.normed, work.both)
+            stream, spare = spare, stream
             block.down(Before(GATE, work.both), work.inner, work.added)
             added = work.added
         if self.norm is not None:
-            add_norm(work.x, added, self.norm, epsilon, work.normed)
+            add_norm(stream, added, self.norm, epsilon, work.normed)
         elif added is not None:
-            work.x += added
+            cupy().add(stream, added, out=work.x)
 
     def step(self, part: CachePart, token: int, position: int) -> None:
         """Take one token through the stage, from its id or from ``one.x``; the last to `logits`.

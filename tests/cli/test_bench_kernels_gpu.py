@@ -49,7 +49,7 @@ def test_the_table_says_what_was_measured(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.gpu
 @pytest.mark.skipif(missing() is not None, reason="there is no GPU")
 def test_every_format_has_its_rows() -> None:
-    words = ("--shapes", "256x512", "--tokens", "1,16,200", "--repeats", 2)
+    words = ("--shapes", "2048x4096", "--tokens", "1,16,200", "--repeats", 2)
     done = latticeq("bench", "kernels", "--device", "gpu", *words)
     assert done.code == 0, done.err
     rows = done.result["rows"]

@@ -28,6 +28,8 @@ static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 static inline float __uint_as_float(u32 bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+static inline u32 __float_as_uint(float x) { u32 bits; std::memcpy(&bits, &x, 4); return bits; }
+static inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 static inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
 static inline float __shfl_xor_sync(u32, float x, int) { return x; }  // one thread has no neighbours
 static inline int __shfl_xor_sync(u32, int x, int) { return x; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,25 @@ def test_coded_tokens_are_the_same(n: int, cell: str) -> None:
     longer = GpuRowCodec(codec).operand(GpuRotation(Rotation(n)).rotate(before(PLAIN, n).x))
     assert (halves == longer.halves).all()
     assert (scale == longer.scale).all()
+
+
+@pytest.mark.parametrize("n", [64, 576, 1536])
+def test_blocks_that_share_a_token_leave_the_stream_to_the_next(n: int) -> None:
+    codec = NestRowCodec(NestedCode(16, (0.19, 0.24, 0.29, 0.38), "voronoi"), n)
+    ready, step = Ready(Rotation(n), codec), before(NORM, n)
+    found = ready.operand(step)
+    halves, scale = found.halves.copy(), found.scale.copy()
+    given = before(NORM, n)
+    stream = cupy().full_like(given.x, np.nan)
+    shared = ready.operand(replace(given, stream=stream))
+    assert (given.x == before(NORM, n).x).all()
+    assert (stream == step.x).all()
+    assert (shared.halves == halves).all()
+    assert (shared.scale == scale).all()
+    sums = cupy().full_like(given.x, np.nan)
+    normed = done(replace(given, stream=sums), cupy().empty_like(sums))
+    assert (sums == stream).all()
+    assert (normed == done(before(NORM, n), cupy().empty_like(sums))).all()
 
 
 @pytest.mark.parametrize("n", [96, 576, 14336])

@@ -47,7 +47,7 @@ def test_env_shows_every_extra() -> None:
 
 
 def test_what_is_tried_elsewhere_has_every_extra_for_a_cpu() -> None:
-    assert {*EXTRAS, "gpu", "docs", "dev", ""} == set(requirements())
+    assert {*EXTRAS, "gpu", "gpu-cuda13", "docs", "dev", ""} == set(requirements())
 
 
 def test_every_optional_library_that_is_imported_belongs_to_an_extra() -> None:

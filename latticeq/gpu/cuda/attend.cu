@@ -3,8 +3,8 @@
 // kernel reads from memory, so that one launch, captured, serves every token of every sequence.
 //
 // Compiled with KIND (how keys and values are kept: 0 float32, 1 float16, 2 rows of nest_rows.cuh),
-// WIDTH, SHARED (query heads of a kv head), GROUP (how many of them go together; divides SHARED) and
-// KV_HEADS. A layer of a cache is (KV_HEADS, capacity, WIDTH) or, of rows, (KV_HEADS, capacity,
+// WIDTH, SHARED (query heads of a kv head), GROUP (how many of them go together; divides SHARED),
+// KV_HEADS and RUNS (the most blocks that share the positions of a kv head). A layer of a cache is (KV_HEADS, capacity, WIDTH) or, of rows, (KV_HEADS, capacity,
 // bytes).
 //
 // A block takes a run of positions of one kv head, CHUNK at a time; the last to finish joins the
@@ -29,6 +29,9 @@ constexpr int LANES = power_of_two(PARTS);  // threads that read one position
 constexpr int ROWS = THREADS / LANES;       // positions read at a time
 constexpr int PASSES = (CHUNK + ROWS - 1) / ROWS;
 constexpr int HALF = WIDTH / 2;
+constexpr int TOGETHER = WIDTH > 128 ? 1 : 2;  // blocks that a multiprocessor is to hold
+constexpr int ROUNDS = (GROUP * WIDTH + THREADS - 1) / THREADS;  // numbers of queries of a thread
+static_assert(2 * RUNS <= CHUNK, "runs are joined where scores were");
 
 #if KIND == 2
 #include "nest_rows.cuh"
@@ -48,11 +51,23 @@ __device__ inline Raw fetch(const Number *row, int lane, int kind, const float *
     return raw;
 }
 
-__device__ inline void expand(const Raw &raw, int kind, float *numbers) {
+struct Numbers {
+    float of[8];
+};
+
+// One copy of it: a kernel that runs once a layer waits for its instructions, too.
+template <int Q> __device__ __noinline__ Numbers expanded(unsigned word, float scale) {
     int points[8];
-    decode_word(raw.word, kind ? VALUE_Q : KEY_Q, points);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) numbers[i] = (float)points[i] * raw.scale;
+    Numbers numbers;
+    decode_word(word, Q, points);
+    EACH numbers.of[i] = (float)points[i] * scale;
+    return numbers;
+}
+
+__device__ inline void expand(const Raw &raw, int kind, float *numbers) {
+    const Numbers found = kind ? expanded<VALUE_Q>(raw.word, raw.scale)
+                               : expanded<KEY_Q>(raw.word, raw.scale);
+    EACH numbers[i] = found.of[i];
 }
 #else
 constexpr int KEY_STEP = WIDTH, VALUE_STEP = WIDTH;
@@ -90,13 +105,15 @@ __device__ inline float rotated(const float *head, const float *cosine, const fl
 
 struct Shared {
     float queries[GROUP][WIDTH];
-    float scores[GROUP][CHUNK];
+    float scores[GROUP][CHUNK];  // at last what runs are joined by
     float mixed[WARPS][GROUP][WIDTH];
     float peak[GROUP], total[GROUP], joined[GROUP][WIDTH];  // of the chunks so far
     float older[GROUP], newer[GROUP];                       // what these and the next chunk count
     bool is_last;
 #if KIND == 2
     RowScratch rows;
+#else
+    alignas(16) Number kept[2][WIDTH];  // the new key and value
 #endif
 };
 
@@ -115,51 +132,136 @@ __device__ inline const float *units_of(const Coding &coding) {
     return coding.scales + 4 * MOST_SCALES;
 }
 
-__device__ inline void keep(Shared &shared, const Coding &coding, int g, const float *k,
-                            const float *v, const float *cosine, const float *sine, Number *key,
-                            Number *value) {
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
-        const float turned = rotated(k, cosine, sine, i);
-        shared.rows.moved[0][i] = moved_number(turned, coding.bases, g, KV_HEADS, i);
-        shared.rows.moved[1][i] = moved_number(v[i], coding.bases + 2 * BASIS, g, KV_HEADS, i);
+// What a thread asks for before it needs it: its scale, its column of a turn, and how its numbers of
+// the key, the value and the queries, or of outputs, are moved.
+struct Ahead {
+    Scale scale;
+    float column[HELD], add[2], times[2], query_add[ROUNDS], query_times[ROUNDS];
+};
+
+__device__ inline void ask_moves(Ahead &ahead, const float *basis, int g) {
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int i = (round * THREADS + threadIdx.x) % WIDTH;
+        ahead.query_add[round] = basis[g * WIDTH + i];
+        ahead.query_times[round] = basis[(KV_HEADS + g) * WIDTH + i];
     }
-    code_rows(shared.rows, coding.turns, coding.turns + TURN, coding.scales, key, value);
 }
 
-__device__ inline void turn_queries(Shared &shared, const Coding &coding, int g) {
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
-        const int j = at / WIDTH, i = at % WIDTH;
-        shared.mixed[0][j][i] =
-            moved_number(shared.queries[j][i], coding.bases + BASIS, g, KV_HEADS, i);
+__device__ inline void look_ahead(Ahead &ahead, const Coding &coding, int g, bool keeps) {
+    ask_moves(ahead, coding.bases + BASIS, g);
+    if (!keeps) return;
+    const float *turn = coding.turns + threadIdx.x / TEAM * TURN;
+    const int i = min((int)threadIdx.x, WIDTH - 1);
+#pragma unroll
+    for (int kind = 0; kind < 2; ++kind) {
+        const float *basis = coding.bases + 2 * kind * BASIS;
+        ahead.add[kind] = basis[g * WIDTH + i];
+        ahead.times[kind] = basis[(KV_HEADS + g) * WIDTH + i];
     }
-    __syncthreads();
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
+    ahead.scale = own_scale(coding.scales);
+    hold_column(ahead.column, turn, min((int)threadIdx.x % TEAM, WIDTH - 1));
+}
+
+// Outputs are turned back by threads that keep to one column each, where those come out even.
+constexpr bool BY_COLUMN = THREADS % WIDTH == 0 && HELD == WIDTH;
+
+__device__ inline void look_back(Ahead &ahead, const Coding &coding, int g) {
+    ask_moves(ahead, coding.bases + 3 * BASIS, g);
+    if (BY_COLUMN) hold_column(ahead.column, coding.turns + 2 * TURN, threadIdx.x % WIDTH);
+}
+
+__device__ inline void place_query(Shared &shared, const Ahead &ahead, int round, int j, int i,
+                                   float value) {
+    shared.mixed[0][j][i] =
+        __fmul_rn(__fadd_rn(value, ahead.query_add[round]), ahead.query_times[round]);
+}
+
+__device__ __noinline__ void turn_queries(Shared &shared, const float *turn, int rank, int threads) {
+#pragma unroll 1
+    for (int at = rank; at < GROUP * WIDTH; at += threads)
         shared.queries[at / WIDTH][at % WIDTH] =
-            turned_number(shared.mixed[0][at / WIDTH], coding.turns, at % WIDTH);
+            turned_quickly(shared.mixed[0][at / WIDTH], turn, at % WIDTH);
+}
+
+__device__ inline void settle_queries(Shared &shared, const Coding &coding) {
+    __syncthreads();
+    turn_queries(shared, coding.turns, threadIdx.x, THREADS);
     __syncthreads();
 }
 
-__device__ inline float turned_back(const float *row, const Coding &coding, int g, int i) {
-    const float *basis = coding.bases + 3 * BASIS;
-    return turned_number(row, coding.turns + 2 * TURN, i) * basis[(KV_HEADS + g) * WIDTH + i] +
-           basis[g * WIDTH + i];
+// Keep a key and a value, and settle queries: threads that do not code turn those.
+__device__ inline void keep(Shared &shared, const Coding &coding, const Ahead &ahead,
+                            const float *k, const float *v, const float *cosine,
+                            const float *sine, Number *key, Number *value) {
+    constexpr bool MEANWHILE = IDLE >= 64;
+    RowScratch &rows = shared.rows;
+    if (threadIdx.x < WIDTH) {
+        const int i = threadIdx.x;
+        const float turned = rotated(k, cosine, sine, i);
+        rows.moved[0][i] = __fmul_rn(__fadd_rn(turned, ahead.add[0]), ahead.times[0]);
+        rows.moved[1][i] = __fmul_rn(__fadd_rn(v[i], ahead.add[1]), ahead.times[1]);
+    }
+    __syncthreads();
+    const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
+    const float *turn = coding.turns + kind * TURN, *moved = rows.moved[kind];
+    if (rank < WIDTH) rows.turned[kind][rank] = turned_by(moved, ahead.column, turn, rank);
+#pragma unroll 1
+    for (int j = rank + TEAM; j < WIDTH; j += TEAM)
+        rows.turned[kind][j] = turned_number(moved, turn, j);
+    __syncthreads();
+    search_rows(rows, ahead.scale, [&](int idle) {
+        if (MEANWHILE) turn_queries(shared, coding.turns, idle, IDLE);
+    });
+    write_rows(rows, key, value);
+    if (!MEANWHILE) settle_queries(shared, coding);
+}
+
+// What `fetch` finds in the row that was kept.
+__device__ inline Raw own_row(const Shared &shared, int lane, int kind, const float *units) {
+    const RowScratch &rows = shared.rows;
+    const float norm = from_half((unsigned short)rows.norms[kind]);
+    return {rows.words[kind][lane],
+            __fmul_rn(units[kind * MOST_SCALES + rows.which[kind][lane]], norm)};
+}
+
+__device__ inline float turned_back(const float *row, const Coding &coding, const Ahead &ahead,
+                                    int round, int i) {
+    const float add = ahead.query_add[round], times_by = ahead.query_times[round];
+    if (!BY_COLUMN) return turned_quickly(row, coding.turns + 2 * TURN, i) * times_by + add;
+    float sums[4] = {};
+#pragma unroll
+    for (int n = 0; n < HELD; ++n) sums[n % 4] += row[n] * ahead.column[n];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) * times_by + add;
 }
 #else
 __device__ inline const float *units_of(const Coding &) { return nullptr; }
 
-__device__ inline void keep(Shared &, const Coding &, int, const float *k, const float *v,
-                            const float *cosine, const float *sine, Number *key, Number *value) {
-    for (int i = threadIdx.x; i < WIDTH; i += THREADS) {
-        key[i] = kept(rotated(k, cosine, sine, i));
-        value[i] = kept(v[i]);
+struct Ahead {};
+
+__device__ inline void look_ahead(Ahead &, const Coding &, int, bool) {}
+
+__device__ inline void look_back(Ahead &, const Coding &, int) {}
+
+__device__ inline void place_query(Shared &shared, const Ahead &, int, int j, int i, float value) {
+    shared.queries[j][i] = value;
+}
+
+__device__ inline void settle_queries(Shared &, const Coding &) { __syncthreads(); }
+
+__device__ inline void keep(Shared &shared, const Coding &, const Ahead &, const float *k,
+                            const float *v, const float *cosine, const float *sine, Number *key,
+                            Number *value) {
+    if (threadIdx.x < WIDTH) {
+        const int i = threadIdx.x;
+        shared.kept[0][i] = key[i] = kept(rotated(k, cosine, sine, i));
+        shared.kept[1][i] = value[i] = kept(v[i]);
     }
     __syncthreads();
 }
 
-__device__ inline void turn_queries(Shared &, const Coding &, int) {}
-
-__device__ inline float turned_back(const float *row, const Coding &, int, int i) {
-    return row[i];
+__device__ inline Raw own_row(const Shared &shared, int lane, int kind, const float *) {
+    return ((const Raw *)shared.kept[kind])[lane];
 }
 #endif
 
@@ -186,6 +288,18 @@ __device__ inline void fetch_chunk(Chunk &chunk, const Number *keys, const Numbe
         if (row >= from && row < to && lane < PARTS) {
             chunk.keys[pass] = fetch(keys + (long long)row * KEY_STEP, lane, 0, units);
             chunk.values[pass] = fetch(values + (long long)row * VALUE_STEP, lane, 1, units);
+        }
+    }
+}
+
+// Take the row that was just kept, number `own` of the chunk, from where it was made.
+__device__ inline void take_own(const Shared &shared, Chunk &chunk, int own, const float *units) {
+    const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+#pragma unroll
+    for (int pass = 0; pass < PASSES; ++pass) {
+        if (pass * ROWS + first == own && lane < PARTS) {
+            chunk.keys[pass] = own_row(shared, lane, 0, units);
+            chunk.values[pass] = own_row(shared, lane, 1, units);
         }
     }
 }
@@ -218,8 +332,10 @@ __device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int coun
     __syncthreads();
     for (int j = warp; j < GROUP; j += WARPS) {
         float peak = -infinity(), total = 0.0f;
+#pragma unroll 1
         for (int s = in_warp; s < count; s += 32) peak = fmaxf(peak, shared.scores[j][s]);
         peak = warp_max(peak);
+#pragma unroll 1
         for (int s = in_warp; s < count; s += 32) {
             const float weight = expf(shared.scores[j][s] - peak);
             shared.scores[j][s] = weight;
@@ -270,31 +386,66 @@ __device__ inline void attend_chunk(Shared &shared, const Chunk &chunk, int coun
 }
 
 // Join the runs of a group of queries, sums (runs, SHARED, 2) and mixed (runs, SHARED, WIDTH), into
-// out (GROUP, WIDTH).
-__device__ inline void join(Shared &shared, const Coding &coding, int g, int runs,
+// out (GROUP, WIDTH). What others wrote is asked for all at once, some runs of a number together.
+__device__ inline void join(Shared &shared, const Coding &coding, const Ahead &ahead, int runs,
                             const float *sums, const float *mixed, float *out) {
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
-        const int j = at / WIDTH, i = at % WIDTH;
-        float peak = -infinity(), total = 0.0f, sum = 0.0f;
-        for (int c = 0; c < runs; ++c) peak = fmaxf(peak, __ldcg(sums + 2 * (c * SHARED + j)));
-        for (int c = 0; c < runs; ++c) {
-            const int from = c * SHARED + j;
-            const float share = expf(__ldcg(sums + 2 * from) - peak);
-            total += share * __ldcg(sums + 2 * from + 1);
-            sum += share * __ldcg(mixed + WIDTH * from + i);
+    constexpr int BATCH = 8;
+    float parts[BATCH];
+    const auto ask = [&](int at, int c) {
+#pragma unroll
+        for (int n = 0; n < BATCH; ++n) {
+            const int from = min(c + n, runs - 1) * SHARED + at / WIDTH;
+            parts[n] = __ldcg(mixed + WIDTH * from + at % WIDTH);
         }
-        shared.mixed[0][j][i] = sum / total;
+    };
+    if (threadIdx.x < GROUP * WIDTH) ask(threadIdx.x, 0);
+#pragma unroll 1
+    for (int at = threadIdx.x; at < runs * GROUP; at += THREADS) {
+        const int c = at / GROUP, j = at % GROUP;
+        shared.scores[j][c] = __ldcg(sums + 2 * (c * SHARED + j));
+        shared.scores[j][RUNS + c] = __ldcg(sums + 2 * (c * SHARED + j) + 1);
     }
     __syncthreads();
-    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS)
-        out[at] = turned_back(shared.mixed[0][at / WIDTH], coding, g, at % WIDTH);
+    for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
+        const int j = at / WIDTH;
+        const float *peaks = shared.scores[j], *totals = peaks + RUNS;
+        float peak = -infinity(), total = 0.0f, sum = 0.0f;
+#pragma unroll 4
+        for (int c = 0; c < runs; ++c) peak = fmaxf(peak, peaks[c]);
+#pragma unroll 1
+        for (int c = 0; c < runs; c += BATCH) {
+            if (at >= THREADS || c > 0) ask(at, c);
+#pragma unroll
+            for (int n = 0; n < BATCH; ++n) {
+                if (c + n >= runs) break;
+                const float share = expf(peaks[c + n] - peak);
+                total += share * totals[c + n];
+                sum += share * parts[n];
+            }
+        }
+#if KIND == 2
+        shared.mixed[0][j][at % WIDTH] = sum / total;
+#else
+        out[at] = sum / total;
+#endif
+    }
     __syncthreads();
+#if KIND == 2
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int at = round * THREADS + threadIdx.x;
+        if (at < GROUP * WIDTH)
+            out[at] =
+                turned_back(shared.mixed[0][at / WIDTH], coding, ahead, round, at % WIDTH);
+    }
+    __syncthreads();
+#endif
 }
 
 // qkv is the token's row of queries, keys and values, none turned yet; out (KV_HEADS * SHARED,
 // WIDTH). The grid is (the most runs of a kv head, KV_HEADS); mixed and sums have room for a run
 // each, and `done`, (KV_HEADS,), is zero before and after.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, TOGETHER)
 attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, const float *turns,
            const float *scales, float *mixed, float *sums, unsigned *done, float *out) {
     __shared__ Shared shared;
@@ -316,27 +467,31 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     };
     // What is older than this token does not depend on what runs before.
     Chunk chunk;
+    Ahead ahead;
     bring(chunk, begin, 0, own);
+    look_ahead(ahead, coding, g, run == runs - 1);
     wait_for_grids();
-    if (run == runs - 1) {
-        const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
-        keep(shared, coding, g, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
-             values + (long long)own * VALUE_STEP);
-        if (begin == chunks - 1) bring(chunk, begin, own % CHUNK, own + 1);
-    }
     sums += 2LL * g * gridDim.x * SHARED;
     mixed += (long long)g * gridDim.x * SHARED * WIDTH;
     for (int first = 0; first < SHARED; first += GROUP) {
         const float *mine = qkv + (g * SHARED + first) * WIDTH;
         if (first > 0) bring(chunk, begin, 0, own + 1);
-        for (int at = threadIdx.x; at < GROUP * WIDTH; at += THREADS) {
-            const int j = at / WIDTH, i = at % WIDTH;
-            shared.queries[j][i] = rotated(mine + j * WIDTH, cosine, sine, i);
+#pragma unroll
+        for (int round = 0; round < ROUNDS; ++round) {
+            const int at = round * THREADS + threadIdx.x, j = at / WIDTH, i = at % WIDTH;
+            if (at >= GROUP * WIDTH) break;
+            place_query(shared, ahead, round, j, i, rotated(mine + j * WIDTH, cosine, sine, i));
             shared.joined[j][i] = 0.0f;
             if (i == 0) shared.peak[j] = -infinity(), shared.total[j] = 0.0f;
         }
-        __syncthreads();
-        turn_queries(shared, coding, g);
+        if (first == 0 && run == runs - 1) {
+            const float *k = qkv + (KV_HEADS * SHARED + g) * WIDTH, *v = k + KV_HEADS * WIDTH;
+            keep(shared, coding, ahead, k, v, cosine, sine, keys + (long long)own * KEY_STEP,
+                 values + (long long)own * VALUE_STEP);
+            if (begin == chunks - 1) take_own(shared, chunk, own % CHUNK, units_of(coding));
+        } else {
+            settle_queries(shared, coding);
+        }
         for (int c = begin; c < end; ++c) {
             if (c > begin) bring(chunk, c, 0, own + 1);
             attend_chunk(shared, chunk, min(CHUNK, own + 1 - c * CHUNK));
@@ -350,6 +505,7 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
         }
         __syncthreads();
     }
+    look_back(ahead, coding, g);
     if (threadIdx.x == 0) {
         __threadfence();
         shared.is_last = atomicAdd(&done[g], 1u) == runs - 1;
@@ -359,6 +515,6 @@ attend_one(const float *qkv, const Slot *slot, int layer, const float *bases, co
     __syncthreads();
     if (!shared.is_last) return;
     for (int first = 0; first < SHARED; first += GROUP)
-        join(shared, coding, g, runs, sums + 2 * first, mixed + WIDTH * first,
+        join(shared, coding, ahead, runs, sums + 2 * first, mixed + WIDTH * first,
              out + (g * SHARED + first) * WIDTH);
 }

@@ -47,23 +47,26 @@ extern "C" __global__ void multiply_floats(const float *matrix, const float *x, 
     if (threadIdx.x % 32 == 0) out[row] = bias ? sum + bias[row] : sum;
 }
 
-// Set x += added (where there is one) and out = weight * x / sqrt(mean(x * x) + epsilon).
-extern "C" __global__ void add_norm(float *x, const float *added, const float *weight,
-                                    double epsilon, int columns, float *out) {
+// Set stream = x + added (where there is one; it may be x) and out = weight * stream /
+// sqrt(mean(stream * stream) + epsilon).
+extern "C" __global__ void add_norm(const float *x, const float *added, const float *weight,
+                                    double epsilon, int columns, float *stream, float *out) {
     __shared__ double sums[32];
     start_next_grid();
     wait_for_grids();
-    float *row = x + (long long)blockIdx.x * columns;
+    const float *row = x + (long long)blockIdx.x * columns;
+    float *kept = stream + (long long)blockIdx.x * columns;
     const float *more = added + (long long)blockIdx.x * columns;
     float *normed = out + (long long)blockIdx.x * columns;
     double squares = 0;
     for (int c = threadIdx.x; c < columns; c += blockDim.x) {
         float value = row[c];
-        if (added) row[c] = value = value + more[c];
+        if (added) kept[c] = value = value + more[c];
         squares += (double)value * (double)value;
     }
     squares = block_sum(squares, sums);
     const float scale = (float)rsqrt(squares / columns + epsilon);
+    if (added) row = kept;
     for (int c = threadIdx.x; c < columns; c += blockDim.x)
         normed[c] = __fmul_rn(weight[c], __fmul_rn(row[c], scale));
 }

@@ -20,7 +20,13 @@ append_rows(const float *k, const float *v, long long k_stride, long long v_stri
         scratch.moved[0][i] = moved_number(key, bases, g, KV_HEADS, i);
         scratch.moved[1][i] = moved_number(value, bases + 2 * BASIS, g, KV_HEADS, i);
     }
-    code_rows(scratch, turns, turns + TURN, scales, keys + at * KEY_ROW, values + at * VALUE_ROW);
+    __syncthreads();
+    const int kind = threadIdx.x / TEAM;
+    for (int j = threadIdx.x % TEAM; j < WIDTH; j += TEAM)
+        scratch.turned[kind][j] = turned_number(scratch.moved[kind], turns + kind * TURN, j);
+    __syncthreads();
+    search_rows(scratch, own_scale(scales), [](int) {});
+    write_rows(scratch, keys + at * KEY_ROW, values + at * VALUE_ROW);
 }
 
 // Decode the first `seen` rows of every kv head, keys (kind 0) or values, to (KV_HEADS, seen,
@@ -52,7 +58,7 @@ extern "C" __global__ void turn_queries(const float *q, long long stride, int sh
         moved[i] = moved_number(q[t * stride + h * WIDTH + i], bases + BASIS, g, KV_HEADS, i);
     __syncthreads();
     float *row = out + (((long long)g * gridDim.x + t) * shared + h % shared) * WIDTH;
-    for (int j = threadIdx.x; j < WIDTH; j += blockDim.x) row[j] = turned_number(moved, turns, j);
+    for (int j = threadIdx.x; j < WIDTH; j += blockDim.x) row[j] = turned_quickly(moved, turns, j);
 }
 
 // Turn outputs (KV_HEADS, T * shared, WIDTH) back, into (T, KV_HEADS * shared, WIDTH).
@@ -66,6 +72,6 @@ extern "C" __global__ void turn_outputs(const float *mixed, int shared, const fl
     __syncthreads();
     for (int j = threadIdx.x; j < WIDTH; j += blockDim.x)
         out[((long long)t * gridDim.y + h) * WIDTH + j] =
-            turned_number(row, turns + 2 * TURN, j) * basis[(KV_HEADS + g) * WIDTH + j] +
+            turned_quickly(row, turns + 2 * TURN, j) * basis[(KV_HEADS + g) * WIDTH + j] +
             basis[g * WIDTH + j];
 }

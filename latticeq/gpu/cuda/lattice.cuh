@@ -42,18 +42,33 @@ INLINE int first_largest(const float (&x)[8]) {
     return where;
 }
 
-// The closest point of D8.
+// Added to a number of magnitude below 2^22, it rounds it to an integer, ties to even, whose lowest bit
+// is that of the sum. Coordinates are that small: rows are coded under their root mean square.
+#define RAISED 12582912.0f  // 1.5 2^23
+
+// The closest point of D8. Errors are compared in pairs, which finds the first of the largest.
 INLINE void closest_d8(const float (&x)[8], float (&point)[8]) {
     float error[8], size[8];
-    int odd = 0;
+    u32 bits = 0;
     EACH {
-        point[i] = rintf(x[i]);
+        const float raised = plus(x[i], RAISED);
+        bits ^= __float_as_uint(raised);
+        point[i] = minus(raised, RAISED);
         error[i] = minus(x[i], point[i]);
         size[i] = fabsf(error[i]);
-        odd ^= (int)point[i];
     }
-    int worst = first_largest(size);
-    EACH if (i == worst && (odd & 1)) point[i] = plus(point[i], sign_of(error[i]));
+    const bool in_01 = size[1] > size[0], in_23 = size[3] > size[2];
+    const bool in_45 = size[5] > size[4], in_67 = size[7] > size[6];
+    const float of_01 = fmaxf(size[0], size[1]), of_23 = fmaxf(size[2], size[3]);
+    const float of_45 = fmaxf(size[4], size[5]), of_67 = fmaxf(size[6], size[7]);
+    const bool in_low = of_23 > of_01, in_high = of_67 > of_45;
+    const bool odd = bits & 1, above = fmaxf(of_45, of_67) > fmaxf(of_01, of_23);
+    const bool low = odd && !above, high = odd && above;
+    const bool moves[8] = {
+        low && !in_low && !in_01, low && !in_low && in_01, low && in_low && !in_23,
+        low && in_low && in_23, high && !in_high && !in_45, high && !in_high && in_45,
+        high && in_high && !in_67, high && in_high && in_67};
+    EACH if (moves[i]) point[i] = plus(point[i], sign_of(error[i]));
 }
 
 // The closest point of E8.
@@ -288,6 +303,56 @@ INLINE void retreat_from(const float (&y)[8], const float (&away)[8], int q, flo
     EACH step[i] = times(factor, away[i]);
 }
 
+#if CELL == VORONOI
+// The least and the largest of eight.
+INLINE void extremes(const float (&x)[8], float& least, float& most) {
+    least = fminf(fminf(fminf(x[0], x[1]), fminf(x[2], x[3])),
+                  fminf(fminf(x[4], x[5]), fminf(x[6], x[7])));
+    most = fmaxf(fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3])),
+                 fmaxf(fmaxf(x[4], x[5]), fmaxf(x[6], x[7])));
+}
+
+INLINE float whole_sixteenths(float rank) {  // rank / 16, rounded down
+    return minus(plus(__fmaf_rn(rank, 0.0625f, -0.46875f), RAISED), RAISED);
+}
+
+// How far a point of E8 lies from its representative modulo q E8, over q: zero for a codeword. It is
+// `fold_voronoi` in floats, which hold these integers exactly: here they are faster.
+INLINE void beyond_cell(const float (&t)[8], int q, float (&away)[8]) {
+    const float period = (float)(2 * q), inverse = __fdiv_rn(0.5f, (float)q);
+    float r[8], rank[8], side[8], size[8];
+    u32 odds = 0, signs = 0;
+    EACH {
+        // No tie comes up: from one, multiples of 1 / 2q are half of that away.
+        const float v = plus(t[i], t[i]);
+        const float raised = plus(__fmaf_rn(v, inverse, 0.5f * inverse), RAISED);
+        odds ^= __float_as_uint(raised);
+        away[i] = minus(raised, RAISED);
+        r[i] = __fmaf_rn(-period, away[i], v);
+        signs ^= __float_as_uint(r[i]);
+        side[i] = sign_of(r[i]);
+        size[i] = fabsf(r[i]);
+        rank[i] = __fmaf_rn(size[i], 16.0f, __fmaf_rn(side[i], 7.5f - i, 7.5f));
+    }
+    const float sum = plus(plus(plus(size[0], size[1]), plus(size[2], size[3])),
+                           plus(plus(size[4], size[5]), plus(size[6], size[7])));
+    float least, most;
+    extremes(rank, least, most);
+    const bool odd_whole = odds & 1, odd_half = (signs >> 31 ^ odds) & 1;
+    float difference = minus(2.0f * period, sum);
+    if (odd_half) difference = __fmaf_rn(2.0f, whole_sixteenths(least), difference);
+    if (odd_whole) difference = __fmaf_rn(2.0f, whole_sixteenths(most), minus(difference, period));
+    const bool pull = (rank[0] == most && odd_whole) || (rank[0] == least && odd_half);
+    const bool take_half = plus(plus(difference, difference), pull ? side[0] : -side[0]) < 0;
+    const float key = take_half ? (odd_half ? least : -1.0f) : (odd_whole ? most : -1.0f);
+    const float there = take_half ? -0.5f : 1.0f, elsewhere = take_half ? 0.5f : 0.0f;
+    EACH away[i] = __fmaf_rn(side[i], rank[i] == key ? there : elsewhere, away[i]);
+    if (q & (q - 1)) {  // divided as the CPU does it, which then rounds
+        const float unit = (float)(0.5 / q);
+        EACH away[i] = times(times(period, away[i]), unit);
+    }
+}
+#else
 // What to take off y when t is closest to it: zero if t is a codeword.
 INLINE void retreat(const float (&y)[8], const float (&t)[8], int q, float (&step)[8]) {
     int v[8], inside[8];
@@ -301,11 +366,6 @@ INLINE void retreat(const float (&y)[8], const float (&t)[8], int q, float (&ste
 #else
     EACH v[i] = (int)plus(t[i], t[i]);
     const float unit = (float)(0.5 / q);
-#if CELL == VORONOI
-    fold_voronoi(v, q, inside);
-    EACH away[i] = times((float)(v[i] - inside[i]), unit);
-    retreat_from(y, away, q, step);
-#else
     fold_fixed(v, q, inside);
     EACH away[i] = times((float)(v[i] - inside[i]), unit);
     bool is_out = false;
@@ -320,16 +380,24 @@ INLINE void retreat(const float (&y)[8], const float (&t)[8], int q, float (&ste
     retreat_from(y, away, q, step);
     EACH step[i] = is_out ? to_box[i] : step[i];
 #endif
-#endif
 }
+#endif
 
 #define PATIENCE 64
 
 // A codeword near y, or after so many moves an overloaded point; true if it is one.
 INLINE bool nearest(const float (&start)[8], int q, int moves, float (&t)[8]) {
     float y[8], step[8];
-    EACH y[i] = start[i];
+    EACH y[i] = plus(start[i], 0.0f);  // no zero is negative: `RAISED` would lose that
     for (int made = 0;;) {
+#if CELL == VORONOI
+        float away[8];
+        closest_e8(y, t);
+        beyond_cell(t, q, away);
+        const bool outside = squares(away) > 0;
+        if (made >= moves || !outside) return outside;
+        retreat_from(y, away, q, step);
+#else
 #if CELL == D8
         closest_hamming(y, t);
 #else
@@ -338,6 +406,7 @@ INLINE bool nearest(const float (&start)[8], int q, int moves, float (&t)[8]) {
         retreat(y, t, q, step);
         bool outside = squares(step) > 0;
         if (made >= moves || !outside) return outside;
+#endif
         EACH y[i] = minus(y[i], step[i]);
         made++;
         if (made > PATIENCE) { EACH y[i] = times(y[i], 0.5f); }

@@ -6,6 +6,7 @@
 // fits is taken) and _ROW (bytes of a row).
 
 #define CELL VORONOI
+#include "reduce.cuh"
 #include "scales.cuh"
 
 constexpr int BLOCKS = WIDTH / 8;
@@ -22,14 +23,28 @@ struct Code {
     int q, scales, first_fit, row, index_bits;
 };
 
-__device__ inline Code code_of(int kind) {
+__host__ __device__ constexpr Code code_of(int kind) {
     return kind ? Code{VALUE_Q, VALUE_SCALES, VALUE_FIRST, VALUE_ROW, bits_for(VALUE_SCALES)}
                 : Code{KEY_Q, KEY_SCALES, KEY_FIRST, KEY_ROW, bits_for(KEY_SCALES)};
 }
 
+constexpr bool ONE_CODE =
+    KEY_Q == VALUE_Q && KEY_SCALES == VALUE_SCALES && KEY_FIRST == VALUE_FIRST;
+
+// Threads of a team that search: one a scale of a block, whole warps.
+__host__ __device__ constexpr int searchers_of(int kind) {
+    const int tasks = (BLOCKS << code_of(kind).index_bits) + 31;
+    return tasks / 32 * 32 < TEAM ? tasks / 32 * 32 : TEAM;
+}
+
+// A key and a value that are coded: moved and turned to their bases, then words, scale indices and
+// norms in float16.
 struct RowScratch {
-    float moved[2][WIDTH], turned[2][WIDTH];
+    alignas(16) float moved[2][WIDTH];
+    float turned[2][WIDTH];
+    unsigned words[2][BLOCKS];
     int which[2][BLOCKS];
+    unsigned norms[2];
 };
 
 // Set points to the doubled coordinates that a word stands for: digit i lies in bits 4i to 4i + 3.
@@ -52,12 +67,20 @@ __device__ inline void read_block(const unsigned char *row, int b, int index_bit
 }
 
 // Set out = R ((x + add) * times) as to_basis_row of latticeq/model/kv/basis.py does, for one
-// number: moved is (x + add) * times, turn (WIDTH, WIDTH).
+// number: moved is (x + add) * times, turn (WIDTH, WIDTH). The order of additions is that of the CPU.
 __device__ inline float turned_number(const float *moved, const float *turn, int j) {
     float sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 16
     for (int i = 0; i < WIDTH; ++i) sum = __fadd_rn(sum, __fmul_rn(moved[i], turn[i * WIDTH + j]));
     return sum;
+}
+
+// The same for what is not coded: four sums side by side.
+__device__ inline float turned_quickly(const float *moved, const float *turn, int j) {
+    float sums[4] = {};
+#pragma unroll 32
+    for (int i = 0; i < WIDTH; ++i) sums[i % 4] += moved[i] * turn[i * WIDTH + j];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 __device__ inline float moved_number(float x, const float *basis, int g, int kv_heads, int i) {
@@ -65,37 +88,61 @@ __device__ inline float moved_number(float x, const float *basis, int g, int kv_
     return __fmul_rn(__fadd_rn(x, add), times);
 }
 
-// Code a key and a value that lie in scratch.moved; all 2 * TEAM threads of a block call this.
-// scales is (2, 2, MOST_SCALES): of keys and of values, betas and 1 / betas.
-__device__ inline void code_rows(RowScratch &scratch, const float *key_turn,
-                                 const float *value_turn, const float *scales, unsigned char *key,
-                                 unsigned char *value) {
-    const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
-    const Code code = code_of(kind);
-    const float *turn = kind ? value_turn : key_turn;
-    unsigned char *row = kind ? value : key;
-    __syncthreads();
-    for (int j = rank; j < WIDTH; j += TEAM)
-        scratch.turned[kind][j] = turned_number(scratch.moved[kind], turn, j);
-    __syncthreads();
+// The column of a turn that a thread multiplies by, asked for before it is needed; of wide heads the
+// first part.
+constexpr int HELD = WIDTH < 64 ? WIDTH : 64;
+
+__device__ inline void hold_column(float (&column)[HELD], const float *turn, int j) {
+#pragma unroll
+    for (int i = 0; i < HELD; ++i) column[i] = turn[i * WIDTH + j];
+}
+
+__device__ inline float turned_by(const float *moved, const float (&column)[HELD],
+                                  const float *turn, int j) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < HELD; ++i) sum = __fadd_rn(sum, __fmul_rn(moved[i], column[i]));
+#pragma unroll 16
+    for (int i = HELD; i < WIDTH; ++i)
+        sum = __fadd_rn(sum, __fmul_rn(moved[i], turn[i * WIDTH + j]));
+    return sum;
+}
+
+// The scale that a thread tries: one thread a scale of a block, those of a block neighbours. scales is
+// (2, 2, MOST_SCALES): of keys and of values, betas and 1 / betas.
+struct Scale {
+    float beta, inverse;
+};
+
+__device__ inline Scale own_scale(const float *scales) {
+    const int kind = threadIdx.x / TEAM, p = threadIdx.x & ((1 << code_of(kind).index_bits) - 1);
+    const float *betas = scales + 2 * kind * MOST_SCALES;
+    return {betas[p], betas[MOST_SCALES + p]};
+}
+
+// Code the row of a kind that lies in scratch.turned: whole warps call this, the first searchers_of a
+// team. The norm is a sum in float64, added in another order than the CPU's: it differs only where the sums, about 1e-14
+// apart, round to different float16.
+template <int CODE>
+__device__ inline void search_row(RowScratch &scratch, const Scale &scale, int kind, int rank) {
+    constexpr Code code = code_of(CODE);
     const float *turned = scratch.turned[kind];
     double energy = 0.0;
-#pragma unroll 8
-    for (int i = 0; i < WIDTH; ++i)  // the product is exact in float64, so it may be fused
+    for (int i = rank % 32; i < WIDTH; i += 32)
         energy = fma((double)turned[i], (double)turned[i], energy);
-    const float root = (float)sqrt(energy / WIDTH);
+    const float root = (float)sqrt(warp_sum(energy) / WIDTH);
     const unsigned short bits = root < 65520.0f ? to_half(root) : 0x7E00;
     const float norm = from_half(bits), inverse = norm > 0.0f ? __fdiv_rn(1.0f, norm) : 0.0f;
+    if (rank == 0) scratch.norms[kind] = bits;
 
-    const float *betas = scales + 2 * kind * MOST_SCALES, *inverses = betas + MOST_SCALES;
-    const int lanes = 1 << code.index_bits;  // one thread a scale, those of a block neighbours
-    const int tasks = (BLOCKS * lanes + 31) / 32 * 32;
-    for (int task = rank; task < tasks; task += TEAM) {
+    constexpr int lanes = 1 << code.index_bits;
+    constexpr int tasks = (BLOCKS * lanes + 31) / 32 * 32;
+    for (int task = rank; task < tasks; task += searchers_of(CODE)) {
         const int b = min(task / lanes, BLOCKS - 1), p = task % lanes;
         float x[8], point[8], cost = infinity();
         EACH x[i] = norm > 0.0f ? times(turned[8 * b + i], inverse) : 0.0f;
         if (p < code.scales)
-            cost = cost_at_scale(x, betas[p], inverses[p], code.q, p + 1 == code.scales,
+            cost = cost_at_scale(x, scale.beta, scale.inverse, code.q, p + 1 == code.scales,
                                  code.first_fit, point);
         const int best = cheapest(cost, p, lanes);
         if (p != best || task / lanes >= BLOCKS) continue;
@@ -103,10 +150,37 @@ __device__ inline void code_rows(RowScratch &scratch, const float *key_turn,
         unsigned word = 0;
         if (cost < infinity()) digits_of(point, code.q, digits);
         if (cost < infinity()) EACH word |= (unsigned)digits[i] << (4 * i);
-        ((unsigned *)row)[b] = word;
+        scratch.words[kind][b] = word;
         scratch.which[kind][b] = best;
     }
+}
+
+// Threads of a block that have nothing to search.
+[[maybe_unused]] constexpr int IDLE = 2 * TEAM - searchers_of(0) - searchers_of(1);
+
+// Code both rows; those threads do `meanwhile`, given their number.
+template <typename Meanwhile>
+__device__ inline void search_rows(RowScratch &scratch, const Scale &scale,
+                                   const Meanwhile &meanwhile) {
+    const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
+    if (rank < searchers_of(kind)) {
+        if (ONE_CODE || !kind)
+            search_row<0>(scratch, scale, kind, rank);
+        else
+            search_row<1>(scratch, scale, 1, rank);
+    } else {
+        meanwhile(rank - searchers_of(kind) + kind * (TEAM - searchers_of(0)));
+    }
     __syncthreads();
+}
+
+// Write the bytes of both rows, by all threads of a block.
+__device__ inline void write_rows(const RowScratch &scratch, unsigned char *key,
+                                  unsigned char *value) {
+    const int kind = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
+    const Code code = code_of(kind);
+    unsigned char *row = kind ? value : key;
+    for (int b = rank; b < BLOCKS; b += TEAM) ((unsigned *)row)[b] = scratch.words[kind][b];
     const int index_bytes = (BLOCKS * code.index_bits + 7) / 8;
     for (int at = rank; at < code.row - 4 * BLOCKS; at += TEAM) {
         int byte = 0;
@@ -114,9 +188,8 @@ __device__ inline void code_rows(RowScratch &scratch, const float *key_turn,
             if (bit < BLOCKS * code.index_bits)
                 byte |= (scratch.which[kind][bit / code.index_bits] >> bit % code.index_bits & 1)
                         << bit % 8;
-        if (at == index_bytes) byte = bits & 255;
-        if (at == index_bytes + 1) byte = bits >> 8;
+        if (at == index_bytes) byte = scratch.norms[kind] & 255;
+        if (at == index_bytes + 1) byte = scratch.norms[kind] >> 8;
         row[4 * BLOCKS + at] = (unsigned char)byte;
     }
-    __syncthreads();
 }

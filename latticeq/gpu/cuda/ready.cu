@@ -1,5 +1,6 @@
 // What a product takes, in one launch: the step before it (SOURCE), the rotation of `prepare.cu`,
-// and rounding to float16 under one scale a token. A block of threads has one token.
+// and rounding to float16 under one scale a token. A block of threads has one token; coded tokens
+// may have several blocks each, all of which rotate the whole and code a part.
 //
 // Compiled with SOURCE (0: a token as it is, 1: the residual stream, added to and normalised, 2:
 // silu(gate) * up), M and WIDTH (the orders of Paley's and of Sylvester's factor: n = M WIDTH),
@@ -30,7 +31,8 @@ constexpr int COUNT = 1 << LAST, LANES = WIDTH < 32 ? WIDTH : 32, ROWS = 32 / LA
 constexpr int RUNS = N / (LANES * COUNT);  // sets of numbers that are transformed together
 
 struct Input {
-    float *x;              // (T, N); SOURCE 2: (T, 2, N)
+    const float *x;        // (T, N); SOURCE 2: (T, 2, N)
+    float *stream;         // (T, N), SOURCE 1: where the sum goes; x itself where blocks do not share
     const float *added;    // (T, N), or null
     const float *weight;   // (N,)
     double epsilon;
@@ -46,7 +48,11 @@ __device__ inline float read(const Input &input, int at) {
 #else
     const float value = input.x[token * N + at];
 #if SOURCE == 1
-    if (input.added) return input.x[token * N + at] = value + input.added[token * N + at];
+    if (input.added) {
+        const float sum = value + input.added[token * N + at];
+        if (blockIdx.y == 0) input.stream[token * N + at] = sum;
+        return sum;
+    }
 #endif
     return value;
 #endif
@@ -68,9 +74,20 @@ __device__ inline int place(int run, int i) {
 #if CODED
 constexpr int CHOICES = 1 << bits_of(SCALES);  // neighbouring threads that share a block
 
-// Code a rotated token: the points of its blocks times their scales over the largest, in float16.
-// `scales` is (2, SCALES): betas and 1 / betas.
-__device__ inline void code_token(const float *y, const float *scales, int is_wide,
+// The scale that a thread tries, asked for before there is a token: `scales` is (3, SCALES), betas,
+// 1 / betas and betas over the largest.
+struct Scale {
+    float beta, inverse, share, largest;
+};
+
+__device__ inline Scale own_scale(const float *scales) {
+    const int p = min((int)threadIdx.x % CHOICES, SCALES - 1);
+    return {scales[p], scales[SCALES + p], scales[2 * SCALES + p], scales[SCALES - 1]};
+}
+
+// Code this block's part of a rotated token: the points of its blocks of eight times their scales
+// over the largest, in float16.
+__device__ inline void code_token(const float *y, const Scale &scale, int is_wide,
                                   unsigned short *halves, float *token_scale) {
     __shared__ double energies[32];
     const long long token = blockIdx.x;
@@ -79,24 +96,34 @@ __device__ inline void code_token(const float *y, const float *scales, int is_wi
     const float root = (float)sqrt(block_sum(energy, energies) / N);
     const float norm = from_half(root < 65520.0f ? to_half(root) : 0x7E00);
     const float inverse = norm > 0.0f ? __fdiv_rn(1.0f, norm) : 0.0f;
-    const float largest = scales[SCALES - 1];
-    if (threadIdx.x == 0) token_scale[token] = norm * largest;
-    constexpr int TASKS = N / 8 * CHOICES, ROUNDED = (TASKS + 31) / 32 * 32;
-    for (int task = threadIdx.x; task < ROUNDED; task += THREADS) {
-        const int b = min(task, TASKS - 1) / CHOICES, p = task % CHOICES;
+    if (threadIdx.x == 0 && blockIdx.y == 0) token_scale[token] = norm * scale.largest;
+    const int first = N / 8 * blockIdx.y / gridDim.y, end = N / 8 * (blockIdx.y + 1) / gridDim.y;
+    const int tasks = (end - first) * CHOICES, rounded = (tasks + 31) / 32 * 32;
+#pragma unroll 1
+    for (int task = threadIdx.x; task < rounded; task += THREADS) {
+        const int b = first + min(task, tasks - 1) / CHOICES, p = task % CHOICES;
         float x[8], point[8], cost = infinity();
         EACH x[i] = norm > 0.0f ? times(y[8 * b + i], inverse) : 0.0f;
         if (p < SCALES)
-            cost = cost_at_scale(x, scales[p], scales[SCALES + p], Q, p + 1 == SCALES, FIRST_FIT,
+            cost = cost_at_scale(x, scale.beta, scale.inverse, Q, p + 1 == SCALES, FIRST_FIT,
                                  point);
-        if (cheapest(cost, p, CHOICES) != p || task >= TASKS) continue;
-        const float scale = cost < infinity() ? scales[p] / largest : 0.0f;
-        EACH {
-            const int at = 8 * b + i;
-            halves[is_wide ? wide_place(token, at, PADDED) : token * PADDED + at] =
-                cost < infinity() ? to_half(point[i] * scale) : 0;
+        if (cheapest(cost, p, CHOICES) != p || task >= tasks) continue;
+        const bool is_coded = cost < infinity();
+        u32 pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            pairs[i] = is_coded ? to_halves(point[2 * i] * scale.share,
+                                            point[2 * i + 1] * scale.share) : 0u;
+        if (!is_wide) {
+            *(uint4 *)(halves + token * PADDED + 8 * b) =
+                make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+            continue;
         }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            *(u32 *)(halves + wide_place(token, 8 * b + 2 * i, PADDED)) = pairs[i];
     }
+    if (blockIdx.y > 0) return;
     for (int i = N + threadIdx.x; i < PADDED; i += THREADS)
         halves[is_wide ? wide_place(token, i, PADDED) : token * PADDED + i] = 0;
 }
@@ -105,12 +132,12 @@ __device__ inline void code_token(const float *y, const float *scales, int is_wi
 // Outputs are `halves`, (T, PADDED), in the order of wide.cu if `is_wide`, and `token_scale`, (T,).
 // `codes` is what latticeq.transforms.hadamard.hadamard_codes says of M, `scale` 1 / sqrt(N).
 extern "C" __global__ void __launch_bounds__(THREADS)
-ready(float *x, const float *added, const float *weight, double epsilon,
-      const unsigned char *codes, float scale, const float *scales, int is_wide, unsigned short *halves,
-      float *token_scale) {
+ready(const float *x, float *stream, const float *added, const float *weight, double epsilon,
+      const unsigned char *codes, float scale, const float *scales, int is_wide,
+      unsigned short *halves, float *token_scale) {
     extern __shared__ float memory[];
     [[maybe_unused]] __shared__ unsigned most_of[32];
-    const Input input = {x, added, weight, epsilon};
+    const Input input = {x, stream, added, weight, epsilon};
     const long long token = blockIdx.x;
     const int thread = threadIdx.x;
     float *y = memory, *sums = memory + N;
@@ -138,6 +165,9 @@ ready(float *x, const float *added, const float *weight, double epsilon,
             const bool there = item < (M > 1 ? N / 2 : N >> FIRST);
             weights[slot] = there ? weight[at_of(item, i)] : 0.0f;
         }
+#endif
+#if CODED
+    const Scale own = own_scale(scales);
 #endif
     wait_for_grids();
 #pragma unroll
@@ -209,7 +239,7 @@ ready(float *x, const float *added, const float *weight, double epsilon,
     }
 #if CODED
     __syncthreads();
-    code_token(y, scales, is_wide, halves, token_scale);
+    code_token(y, own, is_wide, halves, token_scale);
 #else
     most = __reduce_max_sync(~0u, most);
     if (thread % 32 == 0) most_of[thread / 32] = most;

@@ -4,7 +4,8 @@
 // A block has ROWS rows of the matrix and TOKENS tokens, and takes a part of 64 columns at a time. One
 // thread asks for tokens, parts ahead, as `halves` has them with `is_wide` set (prepare.cu). While the
 // tensor cores multiply one part, the warps decode the next. Where there are too few blocks for all
-// multiprocessors two share the columns, a cluster: each adds up the sums of half of their tokens.
+// multiprocessors two share the columns, a cluster: each adds up the sums of half of their tokens, which
+// the other sends to where its tokens were.
 // Macros: those of weights.cuh; SPLIT, how many share columns, 1 or 2.
 
 #include "halves.cuh"
@@ -74,6 +75,13 @@ INLINE void multiply_group(float (&c)[TOKENS / 2], const u32 (&a)[4], u64 b) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+// Sums are as they stand here: else the compiler moves what makes or takes them in among the products,
+// and then has each of those waited for.
+INLINE void settle(float (&c)[TOKENS / 2]) {
+#pragma unroll
+    for (int i = 0; i < TOKENS / 2; i++) asm volatile("" : "+f"(c[i]) :: "memory");
+}
+
 // Where an operand lies in shared memory: rows of 128 bytes, their parts of 16 bytes turned around by
 // the row's number modulo 8, eight rows after eight.
 INLINE u64 describe(u32 address) {
@@ -87,6 +95,11 @@ INLINE void make_barrier(u32 barrier, int count) {
 
 INLINE void arrive(u32 barrier) {
     asm volatile("{ .reg .b64 s; mbarrier.arrive.shared::cta.b64 s, [%0]; }" :: "r"(barrier) : "memory");
+}
+
+INLINE void expect(u32 barrier, u32 bytes) {
+    asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }"
+                 :: "r"(barrier), "r"(bytes) : "memory");
 }
 
 INLINE void await(u32 barrier, u32 phase) {
@@ -108,8 +121,7 @@ INLINE void copy_part(
     const unsigned short* x, int tokens, int count, int part, int parts, u32 base, u32 full
 ) {
     const int stage = count % STAGES, first = 2 * blockIdx.x, last = (tokens - 1) / 128;
-    asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }"
-                 :: "r"(full + 8 * stage), "r"(STAGE_BYTES) : "memory");
+    expect(full + 8 * stage, STAGE_BYTES);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const size_t from = (size_t)min(first + i, last) * parts + part;
@@ -118,67 +130,70 @@ INLINE void copy_part(
     }
 }
 
-struct Output {
-    float* y;
-    const float* row_scale;
-    const float* token_scale;
-    const float* bias;
-    int tokens, rows;
+// What sums are multiplied by, and what is added: in shared memory, before they are needed.
+struct Factors {
+    float tokens[TOKENS], rows[ROWS], bias[ROWS];
 };
 
 // Write sums FIRST to FIRST + COUNT of a thread. Thread (g, t) of a warp holds rows g and g + 8 of its
-// sixteen, tokens 8 j + 2 t and one more, from `first_token` on for sum FIRST.
+// sixteen, tokens 8 j + 2 t and one more, from `token` of the block on for sum FIRST. `y` is where the
+// first token and row of the block go; so many tokens and rows of it are there.
 template <int FIRST, int COUNT>
-INLINE void store(const Output& output, const float (&c)[TOKENS / 2], int row, int first_token) {
-    const int thread_token = first_token + 2 * (threadIdx.x & 3);
-    float scale[2], more[2];
-#pragma unroll
-    for (int which = 0; which < 2; which++) {
-        const int here = min(row + 8 * which, output.rows - 1);
-        scale[which] = output.row_scale[here];
-        more[which] = output.bias ? output.bias[here] : 0.0f;
-    }
+INLINE void store(
+    const Factors& factors, const float (&c)[TOKENS / 2], float* y, int stride, int token, int row,
+    int tokens, int rows
+) {
+    const float scale[2] = {factors.rows[row], factors.rows[row + 8]};
+    const float more[2] = {factors.bias[row], factors.bias[row + 8]};
+    const bool is_there[2] = {row < rows, row + 8 < rows};
+    float* mine = y + (size_t)token * stride + row;
 #pragma unroll
     for (int j = 0; j < COUNT / 4; j++) {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const int token = thread_token + 8 * j + e;
-            if (token >= output.tokens) continue;
-            const float token_scale = __ldg(output.token_scale + token);
-            float* mine = output.y + (size_t)token * output.rows;
+            const int here = token + 8 * j + e;
+            const float token_scale = factors.tokens[here];
+            float* at = mine + (size_t)(8 * j + e) * stride;
 #pragma unroll
             for (int which = 0; which < 2; which++) {
                 const float value = c[FIRST + 4 * j + 2 * which + e] * scale[which] * token_scale;
-                if (row + 8 * which < output.rows) mine[row + 8 * which] = value + more[which];
+                if (here < tokens && is_there[which]) at[8 * which] = value + more[which];
             }
         }
     }
 }
 
 #if SPLIT > 1
-INLINE void meet_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+#define SENT_BYTES (64 * 4 * 32 * WARPS)
 
-// Send sums FIRST to FIRST + 64 to the other block of the cluster, and add what it sent to the others.
+// Send sums FIRST to FIRST + 64 to the other block of the cluster, and add what it sends to the others.
+// What arrives is counted by a barrier there, which saves fences.
 template <int FIRST>
-INLINE void exchange(float (&c)[TOKENS / 2], u32 base, u32 other) {
-    u32 there;
+INLINE void exchange(float (&c)[TOKENS / 2], u32 base, u32 received, u32 other) {
+    u32 there, counted;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(base), "r"(other));
-    meet_cluster();  // nobody multiplies from that memory any more
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counted) : "r"(received), "r"(other));
 #pragma unroll
-    for (int i = 0; i < 64; i++) {
-        asm volatile("st.shared::cluster.f32 [%0], %1;"
-                     :: "r"(there + (i * 32 * WARPS + threadIdx.x) * 4), "f"(c[FIRST + i]) : "memory");
+    for (int i = 0; i < 64; i += 4) {
+        asm volatile(
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+            "[%0], {%1, %2, %3, %4}, [%5];"
+            :: "r"(there + (i * 32 * WARPS + threadIdx.x * 4) * 4), "f"(c[FIRST + i]),
+               "f"(c[FIRST + i + 1]), "f"(c[FIRST + i + 2]), "f"(c[FIRST + i + 3]), "r"(counted)
+            : "memory");
     }
-    meet_cluster();
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "WAIT: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], 0;\n"
+        "@!p bra WAIT; }" :: "r"(received) : "memory");
 #pragma unroll
-    for (int i = 0; i < 64; i++) {
-        float sent;
-        asm volatile("ld.shared.f32 %0, [%1];"
-                     : "=f"(sent) : "r"(base + (i * 32 * WARPS + threadIdx.x) * 4) : "memory");
-        c[64 - FIRST + i] += sent;
+    for (int i = 0; i < 64; i += 4) {
+        float sent[4];
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(sent[0]), "=f"(sent[1]), "=f"(sent[2]), "=f"(sent[3])
+                     : "r"(base + (i * 32 * WARPS + threadIdx.x * 4) * 4) : "memory");
+#pragma unroll
+        for (int n = 0; n < 4; n++) c[64 - FIRST + i + n] += sent[n];
     }
 }
 #endif
@@ -195,11 +210,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
 ) {
     extern __shared__ unsigned char memory[];
     __shared__ __align__(64) u32 scales[16];
-    __shared__ __align__(8) u64 barriers[2 * STAGES];
+    __shared__ __align__(8) u64 barriers[2 * STAGES + 1];
+    __shared__ Factors factors;
     start_next_grid();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, first_token = blockIdx.x * TOKENS;
     const u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023u) & ~1023u;
     const u32 full = (u32)__cvta_generic_to_shared(barriers), empty = full + 8 * STAGES;
+    [[maybe_unused]] const u32 received = empty + 8 * STAGES;
     const int first_step = steps * blockIdx.z / SPLIT;
     const int own_steps = steps * (blockIdx.z + 1) / SPLIT - first_step;
 
@@ -214,19 +231,25 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
             make_barrier(full + 8 * s, 1);
             make_barrier(empty + 8 * s, WARPS);
         }
+        make_barrier(received, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        wait_for_grids();
-        for (int part = 0; part < min(STAGES - 2, 2 * own_steps); part++) {
-            copy_part(x, tokens, part, 2 * first_step + part, 2 * steps, base, full);
-        }
+#if SPLIT > 1
+        expect(received, SENT_BYTES);
+#endif
     }
     if (threadIdx.x < 16) scales[threadIdx.x] = scales_in ? scales_in[threadIdx.x] : 0;
     const u32 table = (u32)__cvta_generic_to_shared(scales);
     __syncthreads();
-    wait_for_grids();
+    if (threadIdx.x == 0) {
+        wait_for_grids();  // others decode meanwhile
+        for (int part = 0; part < min(STAGES - 2, 2 * own_steps); part++) {
+            copy_part(x, tokens, part, 2 * first_step + part, 2 * steps, base, full);
+        }
+    }
     float c[TOKENS / 2];
 #pragma unroll
     for (int i = 0; i < TOKENS / 2; i++) c[i] = 0;
+    settle(c);
     u32 a[2][4][4];
     int stage = 0, phase = 0, used = STAGES - 1;
 
@@ -278,19 +301,36 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) multiply(
         }
         now = next;
     }
+    // Factors are asked for while the last part is multiplied.
+    const int block_row = blockIdx.y * ROWS, my_row = min(block_row + (int)threadIdx.x % ROWS, rows - 1);
+    wait_for_grids();
+    const float token_factor = token_scale[min(first_token + (int)threadIdx.x, tokens - 1)];
+    const float row_factor = row_scale[my_row], more = bias ? bias[my_row] : 0.0f;
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-
-    const int row = (blockIdx.y * (ROWS / 16) + warp) * 16 + (lane >> 2);
-    const Output output = {y, row_scale, token_scale, bias, tokens, rows};
+    settle(c);
 #if SPLIT > 1
+    // Nobody multiplies from that memory any more; the order of nothing else is at stake.
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+    factors.tokens[threadIdx.x] = token_factor;
+    if (threadIdx.x < ROWS) {
+        factors.rows[threadIdx.x] = row_factor;
+        factors.bias[threadIdx.x] = more;
+    }
+    __syncthreads();
+    float* out = y + (size_t)first_token * rows + block_row;
+    const int row = 16 * warp + (lane >> 2), token = 2 * (lane & 3);
+    const int tokens_here = tokens - first_token, rows_here = rows - block_row;
+#if SPLIT > 1
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
     if (blockIdx.z == 0) {
-        exchange<64>(c, base, 1);
-        store<0, 64>(output, c, row, first_token);
+        exchange<64>(c, base, received, 1);
+        store<0, 64>(factors, c, out, rows, token, row, tokens_here, rows_here);
     } else {
-        exchange<0>(c, base, 0);
-        store<64, 64>(output, c, row, first_token + 128);
+        exchange<0>(c, base, received, 0);
+        store<64, 64>(factors, c, out, rows, token + 128, row, tokens_here, rows_here);
     }
 #else
-    store<0, TOKENS / 2>(output, c, row, first_token);
+    store<0, TOKENS / 2>(factors, c, out, rows, token, row, tokens_here, rows_here);
 #endif
 }
