@@ -329,10 +329,11 @@ def _whole_text(results: Results) -> str:
         gap = "" if row.name == FLOAT else f"{beside.gap:.3f} ± {beside.stderr:.3f}"
         half = found["perplexity"]["perplexity_second_half"]
         stderr = found["perplexity"]["stderr"]
-        rows.append((label, f"{beside.perplexity:.3f} ± {stderr:.3f}", gap, f"{half:.3f}"))
+        where = "+".join(found.get("devices") or ["CPU"])
+        rows.append((label, f"{beside.perplexity:.3f} ± {stderr:.3f}", gap, f"{half:.3f}", where))
     if len(rows) < 2 or whole == _common_windows(results):
         return ""
-    heading = ("method", "perplexity ± stderr", "gap, paired", "second half of windows")
+    heading = ("method", "perplexity ± stderr", "gap, paired", "second half of windows", "run on")
     return f"## The whole text: {whole} windows\n\n{_lines(heading, rows)}"
 
 
