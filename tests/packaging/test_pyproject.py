@@ -19,6 +19,9 @@ INSTALLED_BY = {
 }
 """The extra that brings each optional library."""
 
+SECOND_NAMES = {"cupyx": "cupy"}
+"""Of libraries that install more than one package."""
+
 
 @pytest.mark.parametrize("python", [(3, 11), (3, 12), (3, 13)])
 def test_every_requirement_has_a_lowest_version(python: tuple[int, int]) -> None:
@@ -81,4 +84,4 @@ def _imported(path: Path) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(str(node.module).split(".")[0])
-    return found - set(sys.stdlib_module_names)
+    return {SECOND_NAMES.get(name, name) for name in found} - set(sys.stdlib_module_names)
