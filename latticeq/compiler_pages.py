@@ -1,6 +1,6 @@
 """Giving back the memory that LLVM's library takes of a process once its kernels are loaded.
 
-Numba loads kernels by LLVM, a library of some 170 MB. Importing it and linking compiled kernels
+Numba loads kernels by LLVM, a library of some 180 MB. Importing it and linking compiled kernels
 touches 40 to 70 MiB of that, most of it once, and all of it counts as memory of the process for as
 long as it runs: as much again as a small model. These pages are the file's, unchanged. Where the
 system is told that they are not needed they stay in its page cache at most, and the next use maps

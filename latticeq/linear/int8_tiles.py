@@ -10,7 +10,8 @@ be held against 4e-3 of the code itself.
 
 Weights are kept as `latticeq.storage.formats.int8` keeps them, sixteen rows interleaved and raised
 by 128; activations in panels of eight tokens. A step multiplies four coordinates of `GROUPS` x 16
-rows by those of eight tokens, all sums in registers.
+rows by those of eight tokens, all sums in registers; between parts of wide rows the result's memory
+keeps them.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def multiply_tiles(
     first : int
         The column of `out` that the first row belongs to.
     out : (8 P, C) float32, output
-        Columns from `first` on are written, C at least first + 16 n.
+        Contiguous. Columns from `first` on are written, C at least first + 16 n.
     """
     sweeps = -(-words.shape[1] // FOURS)
     share = min(STEPS, len(words) // (GROUPS * TASKS_A_THREAD * threads())) if sweeps > 1 else 1

@@ -144,7 +144,8 @@ def theirs(program: Path, model: Path, threads: int) -> Callable[[], float]:
     """Return what measures the operations a second of llama.cpp's prefill."""
     command = [str(program), "-m", str(model), "-p", str(TOKENS), "-n", "0"]
     command += ["-t", str(threads), "-r", "1", "-o", "json"]
-    weights = sum(a * b for name, (a, *b_) in shapes(0).items() if "blk" in name for b in b_)
+    matrices = [s for name, s in shapes(0).items() if name.startswith("blk.") and len(s) == 2]
+    weights = sum(rows * columns for rows, columns in matrices)
 
     def run() -> float:
         done = subprocess.run(command, check=True, capture_output=True, text=True)

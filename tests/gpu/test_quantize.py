@@ -13,7 +13,6 @@ from latticeq.gpu.device import cupy
 from latticeq.gpu.engine import GpuEngine
 from latticeq.gpu.feedback import GpuFactor, GpuMoment, factor, rotate_double, rotated_moment
 from latticeq.gpu.nestquant import GpuNestQuant
-from latticeq.model import quantize as library
 from latticeq.model.engine import HostEngine
 from latticeq.model.loader import load
 from latticeq.model.quantize import quantize
@@ -23,6 +22,7 @@ from latticeq.quantizers.nestquant import NestQuant
 from latticeq.quantizers.objective import general, isotropic_noise, plain, with_noise
 from latticeq.storage.checkpoint import verify
 from latticeq.transforms.rotation import Rotation
+from tests.model.stopped_job import stopped_before
 from tests.tiny_model import byte_config, latticeq, write_byte_model
 
 pytestmark = pytest.mark.gpu
@@ -201,22 +201,11 @@ def test_jobs_end_as_on_the_cpu(source: Path, tmp_path: Path, regime: str, feedb
 
 
 @pytest.mark.parametrize("regime", ["w", "w+kv+a"])
-def test_a_resumed_job_ends_with_the_same_bytes(
-    source: Path, tmp_path: Path, regime: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_job_ends_with_the_same_bytes(source: Path, tmp_path: Path, regime: str) -> None:
     options = SMALL | {"regime": regime}
     quantize(source, tmp_path / "whole", engine=GpuEngine(), **options)
-    real = library.quantize_block
-
-    def stopping(index: int, *rest: Any) -> Any:
-        if index == 2:
-            raise KeyboardInterrupt
-        return real(index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(library, "quantize_block", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            quantize(source, tmp_path / "out", engine=GpuEngine(), **options)
+    with stopped_before(2):
+        quantize(source, tmp_path / "out", engine=GpuEngine(), **options)
     with pytest.raises(InputError, match="was started with device = 'gpu'; now it is None"):
         quantize(source, tmp_path / "out", resume=True, **options)
     quantize(source, tmp_path / "out", resume=True, engine=GpuEngine(), **options)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from latticeq.errors import InputError
 from latticeq.gpu.engine import GpuEngine
 from latticeq.linear.base import Linear
-from latticeq.model import quantize as library
 from latticeq.model.engine import Engine, HostEngine, QuantizedMatrix
 from latticeq.model.options import METHODS, Options
 from latticeq.model.quantize import quantize
 from latticeq.quantizers.calibration import Moment
+from tests.model.stopped_job import stopped_before
 from tests.tiny_model import byte_config, write_byte_model
 
 SMALL: dict[str, Any] = {"calibration_tokens": 256, "calibration_context": 64}
@@ -67,21 +67,10 @@ def test_an_engine_does_all_products_of_a_job(source: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("regime", ["w", "w+kv+a"])
-def test_a_job_goes_on_with_its_engine_alone(
-    source: Path, tmp_path: Path, regime: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_goes_on_with_its_engine_alone(source: Path, tmp_path: Path, regime: str) -> None:
     options = SMALL | {"regime": regime}
-    real = library.quantize_block
-
-    def stopping(index: int, *rest: Any) -> Any:
-        if index == 1:
-            raise KeyboardInterrupt
-        return real(index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(library, "quantize_block", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            quantize(source, tmp_path / "out", engine=Watched(), **options)
+    with stopped_before(1):
+        quantize(source, tmp_path / "out", engine=Watched(), **options)
     with pytest.raises(InputError, match="was started with device = 'another'; now it is None"):
         quantize(source, tmp_path / "out", resume=True, **options)
     engine = Watched()

@@ -193,6 +193,7 @@ def _mix(weights, code, addresses, place, ahead, mixed, codewords):  # type: ign
     scales = np.empty(shared, np.float32)
     _weigh(weights, addresses[5] + 2 * LANES * first, count, betas.max(), scales)
     table, steps = load(betas, 0), -(-count // LANES)
+    # Zeros, as sums take steps in pairs: a last one without a partner meets nothing.
     points, units = np.zeros((CHUNK // LANES, 2, LANES), np.int32), np.zeros(CHUNK, np.float32)
     sums = np.empty((2, LANES), np.float32)
     for b in range(blocks):
