@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,N,...",
         type=number_list,
         default=(),
-        help="also measure decoding with so many tokens in the cache, such as 128,1024,4096,8192",
+        help="also measure decoding with so many tokens in the cache, such as 128,1024,4096,8192; "
+        "contexts take turns, so their ratios hold where the machine's speed changes",
     )
     parser.add_argument(
         "--threads-list",
@@ -159,7 +160,7 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
         "threads": args.threads,
         "bytes_per_token": bytes_per_token(model),
         "prefill_weights": block_weights(model),
-        "contexts": [_context_result(found) for found in contexts],
+        "contexts": [_context_result(found, contexts[0]) for found in contexts],
         "prompt_tokens": args.prompt_tokens,
         "decode_tokens": args.decode_tokens,
         "repeats": args.repeats,
@@ -184,11 +185,12 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     return result | _beside_peaks(result)
 
 
-def _context_result(found: DecodeSpeed) -> dict[str, Any]:
+def _context_result(found: DecodeSpeed, shortest: DecodeSpeed) -> dict[str, Any]:
     return {
         "context": found.context,
         "decode_tokens_per_s": statistics.median(found.decode),
         "decode_spread": [min(found.decode), max(found.decode)],
+        "of_shortest": statistics.median(found.of(shortest)),
     }
 
 
@@ -230,6 +232,10 @@ def _report(result: dict[str, Any], speed: Speed, contexts: Sequence[DecodeSpeed
         ("first token, s", speed.first),
     ]
     lines += [(f"decode after {found.context}, tokens/s", found.decode) for found in contexts]
+    lines += [
+        (f"after {found.context} / after {contexts[0].context}", found.of(contexts[0]))
+        for found in contexts[1:]
+    ]
     for name, values in lines:
         rows.append((name, *map(short, (statistics.median(values), min(values), max(values)))))
     say(table(rows))

@@ -66,6 +66,10 @@ class DecodeSpeed:
     context: int
     decode: list[float]
 
+    def of(self, other: DecodeSpeed) -> list[float]:
+        """Return these speeds over those of another context that were measured in turn."""
+        return [mine / its for mine, its in zip(self.decode, other.decode, strict=True)]
+
 
 def measure(
     model: Llama,
@@ -140,8 +144,9 @@ def measure_contexts(
 ) -> list[DecodeSpeed]:
     """Measure decoding with so many tokens in the cache, filled as a prompt is.
 
-    One cache serves all contexts, from the shortest on. Contexts that the model has no room for are
-    left out, and that is said.
+    Every context has a cache of its own, and they take turns, so that a machine whose speed changes
+    changes it for all of them. Contexts that the model has no room for are left out, and that is
+    said.
 
     Parameters
     ----------
@@ -170,29 +175,26 @@ def measure_contexts(
     starts = _starts(sorted(set(contexts)), decoded, model.context)
     if not starts:
         return []
-    seconds = starts[-1] / statistics.median(speed.prefill)
+    seconds = sum(starts) / statistics.median(speed.prefill)
     seconds += decoded * len(starts) / statistics.median(speed.decode)
     say(f"contexts up to {starts[-1]} tokens: this takes {duration(seconds)} or more")
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, model.config.vocab_size, starts[-1] + decoded).tolist()
-    cache = model.new_cache(starts[-1] + decoded)
-    found = []
-    with tqdm(total=starts[-1], unit="token", leave=False) as bar:
-        for start in starts:
-            bar.set_description(f"context {start}")
-            if cache.length > start:  # what was decoded before went further
-                cache.clear()
+    caches = [model.new_cache(start + decoded) for start in starts]
+    with tqdm(total=sum(starts), unit="token", desc="contexts", leave=False) as bar:
+        for start, cache in zip(starts, caches, strict=True):
             while cache.length < start:
                 step = min(_CHUNK, start - cache.length)
                 model.prefill(tokens[cache.length : cache.length + step], cache)
-                bar.update(cache.length - bar.n)
-            speeds = []
-            for _ in range(groups + 1):
-                began = time.perf_counter()
-                for _ in range(_GROUP):
-                    model.decode_step(tokens[cache.length], cache)
-                speeds.append(_GROUP / (time.perf_counter() - began))
-            found.append(DecodeSpeed(start, speeds[1:]))
+                bar.update(step)
+    found = [DecodeSpeed(start, []) for start in starts]
+    for number in tqdm(range(groups + 1), "contexts in turn", leave=False):
+        for context, cache in zip(found, caches, strict=True):
+            began = time.perf_counter()
+            for _ in range(_GROUP):
+                model.decode_step(tokens[cache.length], cache)
+            if number > 0:
+                context.decode.append(_GROUP / (time.perf_counter() - began))
     return found
 
 

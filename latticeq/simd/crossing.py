@@ -10,7 +10,19 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.typing.templates import signature
 
-from latticeq.simd.lanes import DIM, LANES, SCALAR, Builder, Lanes, Value, call, join, split, word
+from latticeq.simd.lanes import (
+    DIM,
+    LANES,
+    SCALAR,
+    Builder,
+    Lanes,
+    Value,
+    call,
+    elementwise,
+    join,
+    split,
+    word,
+)
 from latticeq.simd.packed import features
 
 
@@ -63,21 +75,20 @@ def butterfly_lanes(_: Any, x: Lanes, distance: Any) -> Any:
     return signature(x, x, distance), codegen
 
 
-@word(lambda x: np.tile(x.reshape(4, 4).sum(axis=0, dtype=np.int32), 4)[None])
+@word(lambda x: np.tile(x.reshape(-1, 4, 4).sum(axis=1, dtype=np.int32), (1, 4)))
 def sum_fours(_: Any, x: Lanes) -> Any:
     """Return in each int32 lane the sum of it and of those 4, 8 and 12 lanes on, in a circle."""
-    if x != Lanes("i32", 1):
+    if x.dtype != "i32":
         return None
     index = ir.VectorType(ir.IntType(32), LANES)
 
-    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
-        value = args[0]
+    def sum_one(builder: Builder, value: Value) -> Value:
         for step in (8, 4):
             other = ir.Constant(index, [lane ^ step for lane in range(LANES)])
             value = builder.add(value, builder.shuffle_vector(value, value, other))
         return value
 
-    return signature(x, x), codegen
+    return elementwise(x, sum_one, x)
 
 
 def _over_lanes(name: str, x: Lanes) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.types.containers import UniTuple
 from numba.core.typing.templates import signature
 
 from latticeq.simd.lanes import (
@@ -159,7 +160,7 @@ def _seen_at(address: int, array: Any, count: int) -> Any:
     """Return a writable view of the numbers at an address, whose dtype is that of an array."""
     size = count * array.dtype.itemsize
     raw = np.frombuffer((ctypes.c_uint8 * size).from_address(int(address)), np.uint8)
-    return raw.view(np.float16 if array.dtype == np.uint16 else np.float32)
+    return raw.view(np.float16 if array.dtype == np.uint16 else array.dtype)
 
 
 @word(lambda address, array: _seen_at(address, array, LANES).astype(np.float32)[None])
@@ -226,16 +227,27 @@ def put_number_at(_: Any, address: Any, x: Any, array: Any) -> Any:
     return signature(types.none, types.intp, x, array), codegen
 
 
-def _rows_plain(value: Any, count: int) -> Any:
-    return np.full((count, LANES), value, np.float32)
+def _rows_plain(value: Any, count: Any) -> Any:
+    rows = len(count) if isinstance(count, tuple) else count
+    return np.full((rows, LANES), value, np.float32)
 
 
 @word(_rows_plain)
 def filled_rows(_: Any, value: Any, count: Any) -> Any:
-    """Return float32 lanes of a literal number of coordinates, 1 to 8, that all hold one number."""
-    if not isinstance(count, types.IntegerLiteral) or not 1 <= count.literal_value <= DIM:
+    """Return float32 lanes of a number of coordinates, 1 to 8, that all hold one number.
+
+    The number is a literal, or given as any tuple of so many entries, so that who calls a kernel
+    chooses it.
+    """
+    if isinstance(count, types.IntegerLiteral):
+        rows = count.literal_value
+    elif isinstance(count, UniTuple):
+        rows = len(count)
+    else:
         return None
-    result = Lanes("f32", count.literal_value)
+    if not 1 <= rows <= DIM:
+        return None
+    result = Lanes("f32", rows)
 
     def codegen(context: Any, builder: Builder, _: Any, args: Sequence[Value]) -> Value:
         part = as_lanes(context, builder, value, args[0], result)
@@ -245,24 +257,24 @@ def filled_rows(_: Any, value: Any, count: Any) -> Any:
 
 
 def _spread_at_plain(address: int, stride: int, like: Any) -> Any:
-    one = np.empty(0, np.float32)
+    one = np.empty(0, like.dtype)
     numbers = [_seen_at(address + i * stride, one, 1)[0] for i in range(len(like))]
     return np.repeat(np.asarray(numbers)[:, None], LANES, axis=1)
 
 
 @word(_spread_at_plain)
 def spread_at(_: Any, address: Any, stride: Any, like: Lanes) -> Any:
-    """Return as many coordinates as `like` has, each a float32 number that all its lanes hold.
+    """Return as many coordinates as `like` has, each a number that all its lanes hold.
 
-    The numbers lie at an address, `stride` bytes apart.
+    The numbers, float32 or int32 as those of `like`, lie at an address, `stride` bytes apart.
     """
-    if like.dtype != "f32":
+    if like.dtype not in {"f32", "i32"}:
         return None
 
     def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
         address, parts = args[0], []
         for _ in range(like.coords):
-            loaded = builder.load(builder.inttoptr(address, LLVM["f32"].as_pointer()))
+            loaded = builder.load(builder.inttoptr(address, LLVM[like.dtype].as_pointer()))
             loaded.align = 4
             parts.append(splat(builder, like.vector, loaded))
             address = builder.add(address, args[1])

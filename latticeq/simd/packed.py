@@ -123,7 +123,11 @@ def sign_bytes(_: Any, a: Lanes) -> Any:
     return _on_bytes(lambda bd, p: bd.sext(bd.icmp_signed("<", p, zero), _BYTES), a)
 
 
-@word(lambda a, byte: (_bytes(a).reshape(-1, 4)[:, byte].astype(np.int32) * 0x01010101)[None])
+@word(
+    lambda a, byte: (_bytes(a).reshape(-1, 4)[:, byte].astype(np.int32) * 0x01010101).reshape(
+        a.shape
+    )
+)
 def repeat_byte(_: Any, a: Lanes, byte: Any) -> Any:
     """Return lanes whose four bytes all equal one byte of `a`, named by a literal from 0 to 3."""
     if not isinstance(byte, types.IntegerLiteral):
@@ -135,7 +139,7 @@ def repeat_byte(_: Any, a: Lanes, byte: Any) -> Any:
 @word(
     lambda a, byte: np.repeat(
         np.ascontiguousarray(_bytes(a).reshape(-1, 4)[:, byte]).view(np.int32), 4
-    )[None]
+    ).reshape(a.shape)
 )
 def gather_byte(_: Any, a: Lanes, byte: Any) -> Any:
     """Return in each lane one byte, a literal from 0 to 3, of each of the four lanes of its group.
@@ -148,7 +152,7 @@ def gather_byte(_: Any, a: Lanes, byte: Any) -> Any:
     return _moved_bytes(lambda lane, i: 4 * (lane // 4 * 4 + i) + chosen, a, byte)
 
 
-@word(lambda a: _bytes(a).reshape(-1, 4, 4).swapaxes(1, 2).copy().view(np.int32).reshape(1, -1))
+@word(lambda a: _bytes(a).reshape(-1, 4, 4).swapaxes(1, 2).copy().view(np.int32).reshape(a.shape))
 def transpose_bytes(_: Any, a: Lanes) -> Any:
     """Transpose the four by four bytes of each four lanes, grouped as in `gather_byte`."""
     return _moved_bytes(lambda lane, i: 4 * (lane // 4 * 4 + i) + lane % 4, a)
@@ -158,12 +162,12 @@ def _moved_bytes(source: Callable[[int, int], int], a: Lanes, *literals: Any) ->
     """Return the signature and code of a word that moves bytes: `source` of each lane's each."""
     places = [source(lane, i) for lane in range(LANES) for i in range(4)]
 
-    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
-        seen = builder.bitcast(args[0], _BYTES)
+    def move(builder: Builder, part: Value, *_: Value) -> Value:
+        seen = builder.bitcast(part, _BYTES)
         mask = ir.Constant(ir.VectorType(_I32, 4 * LANES), places)
         return builder.bitcast(builder.shuffle_vector(seen, seen, mask), _INT.vector)
 
-    return signature(_INT, a, *literals), codegen
+    return elementwise(a, move, a, *literals)
 
 
 @word(lambda table, index: _bytes(table)[0][_bytes(index) & 63].view(np.int32))

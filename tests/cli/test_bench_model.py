@@ -46,13 +46,16 @@ def test_decoding_after_long_contexts(packed: Path) -> None:
     done = latticeq("bench", packed, *SMALL[:4], *words)
     assert done.code == 0, done.err
     found = done.result["contexts"]
-    # 20 is shorter than what 16 grew to; a full context ends with the tokens that are decoded.
+    # A full context ends with the tokens that are decoded.
     assert [context["context"] for context in found] == [16, 20, 64, 240]
     for context in found:
         low, high = context["decode_spread"]
         assert 0 < low <= context["decode_tokens_per_s"] <= high
+        ratio = context["decode_tokens_per_s"] / found[0]["decode_tokens_per_s"]  # of one group
+        assert context["of_shortest"] == pytest.approx(ratio)
     assert "context is 256; left out: 257" in done.err
     assert "decode after 240, tokens/s" in done.err
+    assert "after 240 / after 16" in done.err
     assert "contexts up to 240 tokens: this takes" in done.err
     assert "int8_peak_gop_s" not in done.result
 

@@ -97,7 +97,7 @@ def test_what_is_kept_is_what_the_code_says(q, k, selection, cell, rng):
         np.testing.assert_allclose(decoded(cache, kind, 37), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("heads", [(1, 1), (6, 2), (4, 4), (5, 1)])
+@pytest.mark.parametrize("heads", [(1, 1), (6, 2), (4, 4), (5, 1), (8, 2)])
 @pytest.mark.parametrize("width", [8, 24, 64])
 @pytest.mark.parametrize(("kind", "cell"), KINDS)
 def test_attention_is_exact_on_what_is_kept(kind, cell, heads, width, rng):
@@ -149,7 +149,7 @@ def test_a_coded_cache_equals_the_reference(rng):
     np.testing.assert_allclose(out, expected.reshape(40, -1), atol=1e-3)
 
 
-@pytest.mark.parametrize("heads", [(1, 1), (6, 2), (4, 4), (5, 1)])
+@pytest.mark.parametrize("heads", [(1, 1), (6, 2), (4, 4), (5, 1), (8, 2)])
 @pytest.mark.parametrize("width", [6, 24, 32, 64, 80])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_attention_is_exact_on_what_floats_are_kept(heads, width, dtype, rng):

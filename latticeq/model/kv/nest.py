@@ -44,6 +44,7 @@ class NestCache(CodedCache):
         self._index_bits = [bit_width(len(code.betas)) for code in codes]
         self._encoders = [_encoder(code) for code in codes]
         self._decoders = (_decoder(codes[0]), _decoder(codes[1]))
+        self._together = _together(config.num_attention_heads // config.num_key_value_heads)
         self._tiles = -(-min(PAGE, context) // LANES)
         grid = (self.shape[1], self._tiles, self.shape[2] // 8)
         parts: list[tuple[tuple[int, ...], DTypeLike]] = []
@@ -90,7 +91,8 @@ class NestCache(CodedCache):
         one, out = np.ascontiguousarray(q[0]), np.empty(q.shape[1:], np.float32)
         turns = (bases.queries[layer], bases.key_turn, bases.outputs[layer], bases.back)
         attend_one = self._kernels.attend_one
-        attend_one(one, turns, self._decoders, self._pages.plan[layer], self._tiles, seen, out)
+        plan = self._pages.plan[layer]
+        attend_one(one, turns, self._decoders, plan, self._tiles, seen, self._together, out)
         return out.reshape(1, -1)
 
     def _read(self, layer: int, g: int, seen: int) -> Head:
@@ -117,6 +119,12 @@ class NestCache(CodedCache):
         plan = self._pages.plan[layer]
         self._kernels.decode_head(plan, kind, g, self._tiles, self._decoders[kind], seen, out)
         return out.reshape(-1, width) if kind else out
+
+
+def _together(shared: int) -> tuple[int, ...]:
+    """Return as many entries as query heads of one kv head go together: even shares, at most 4."""
+    groups = -(-shared // 4)
+    return (0,) * -(-shared // groups)
 
 
 def _codes(coding: KVCoding) -> list[NestedCode]:

@@ -12,10 +12,11 @@ bits and a sign under one scale a head, the weights p · norm · β of a chunk 1
 largest. For the second sum the four bytes of a lane, coordinates of one position, are
 first exchanged with three neighbours, so that they are four positions of one coordinate.
 
-A word is decoded once for all query heads that share the kv head. Positions are taken in chunks,
-each of which a thread finishes by itself: its largest score, its sum of exponentials and its mix.
-Chunks are joined afterwards, scaled to one largest score (Milakov and Gimelshein, *Online
-normalizer calculation for softmax*, arXiv 1805.02867).
+A word is decoded once for up to four query heads that share the kv head, whose sums stay in
+registers; how many go together is known when compiling, from the length of a tuple. Positions are
+taken in chunks, each of which a thread finishes by itself: its largest score, its sum of
+exponentials and its mix. Chunks are joined afterwards, scaled to one largest score (Milakov and
+Gimelshein, *Online normalizer calculation for softmax*, arXiv 1805.02867).
 """
 
 from __future__ import annotations
@@ -27,22 +28,27 @@ from latticeq.linear.cell_kernels import cubic_codewords, voronoi_codewords
 from latticeq.model.attention_one import join
 from latticeq.model.kernels import exponentiate_row
 from latticeq.model.kv.basis import from_basis_row, to_basis_row
-from latticeq.model.kv.nest_kernels import LANES, load_norms
+from latticeq.model.kv.nest_kernels import LANES, norms_at
 from latticeq.simd import (
-    broadcast,
     dot_bytes,
     dot_wide_bytes,
     filled,
+    filled_rows,
     float_bits,
     fused_multiply_add,
     gather_byte,
+    lane_index,
     load,
     load_ints_at,
+    load_rows,
     lookup,
     max_lanes,
     maximum,
     prefetch_at,
+    select,
+    spread_at,
     store,
+    store_strided,
     sub_bytes,
     sum_fours,
     sum_lanes,
@@ -103,47 +109,51 @@ def _split_query(q, raised, operands):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _score(operands, scales, code, addresses, place, scores, codewords):  # type: ignore[no-untyped-def]
-    """Set scores, (H/G, CHUNK), to the products of queries with keys, in whole tiles.
+def _score(operands, scales, code, addresses, place, scores, heads, codewords):  # type: ignore[no-untyped-def]
+    """Set scores, (heads, CHUNK), to the products of queries with keys, in whole tiles.
 
     `place` is the first tile of the chunk, counted over kv heads, and the positions that are seen.
     """
     nesting, _, index_bits, betas, tables = code
     first, count = place
-    shared, blocks = operands.shape[:2]
+    blocks = operands.shape[1]
     words = addresses[0] + 64 * blocks * first
     indices = addresses[1] + 2 * index_bits * blocks * first
     values, value_indices = addresses[3] - addresses[0], addresses[4] - addresses[1]
-    norms = np.empty(CHUNK, np.float32)
-    load_norms(addresses[2] + 2 * LANES * first, count, norms)
-    table = load(betas, 0)
+    table, zero = load(betas, 0), filled_rows(np.float32(0), heads)
+    scale = spread_at(np.int64(scales.ctypes.data), 4, zero)
     for at in range(0, count, LANES):
-        for h in range(shared):
-            store(scores, h * CHUNK + at, filled(np.float32(0), table))
+        total, mine = zero, np.int64(operands.ctypes.data)
         prefetch_at(indices + value_indices)
-        for b in range(blocks):
+        for _ in range(blocks):
             prefetch_at(words + values)
             even, odd, index = codewords(load_ints_at(words), indices, index_bits, nesting, tables)
-            beta = lookup(table, index)
-            for h in range(shared):
-                mine = operands[h, b]
-                high = dot_bytes(broadcast(mine[4], even), even, broadcast(mine[0], even))
-                high = dot_bytes(high, odd, broadcast(mine[1], even))
-                low = dot_bytes(broadcast(mine[5], even), even, broadcast(mine[2], even))
-                low = dot_bytes(low, odd, broadcast(mine[3], even))
-                sum_so_far = load(scores, h * CHUNK + at)
-                dot = to_float((high << 8) + low)
-                store(scores, h * CHUNK + at, fused_multiply_add(beta, dot, sum_so_far))
+            dot = to_float(_dots(mine, 24 * blocks, even, odd, float_bits(zero)))
+            total = fused_multiply_add(dot, lookup(table, index), total)
             words += 64
             indices += 2 * index_bits
-        for h in range(shared):
-            scale = load(norms, at) * scales[h]
-            store(scores, h * CHUNK + at, load(scores, h * CHUNK + at) * scale)
+            mine += 24
+        norm = norms_at(addresses[2] + 2 * (LANES * first + at))
+        store_strided(scores, at, CHUNK, total * (norm * scale))
+
+
+@kernel(inline=True)
+def _dots(address, stride, even, odd, like):  # type: ignore[no-untyped-def]
+    """Return the dots of a block of sixteen points with the integers of each head's query.
+
+    The operands of heads, as `_split_query` writes them for a block, are `stride` bytes apart.
+    """
+    high = dot_bytes(spread_at(address + 16, stride, like), even, spread_at(address, stride, like))
+    high = dot_bytes(high, odd, spread_at(address + 4, stride, like))
+    low = spread_at(address + 20, stride, like)
+    low = dot_bytes(low, even, spread_at(address + 8, stride, like))
+    low = dot_bytes(low, odd, spread_at(address + 12, stride, like))
+    return (high << 8) + low
 
 
 @kernel
 def _exponentiate(weights, count, width, sums):  # type: ignore[no-untyped-def]
-    """Exponentiate scores, (H/G, CHUNK); sums, (H/G, 2), are the largest score and the sum."""
+    """Exponentiate scores, (heads, CHUNK); sums, (heads, 2), are the largest score and the sum."""
     scale = np.float32(1 / np.sqrt(width))
     for h in range(len(weights)):
         sums[h, 0], sums[h, 1] = exponentiate_row(weights[h, :count], scale)
@@ -152,115 +162,75 @@ def _exponentiate(weights, count, width, sums):  # type: ignore[no-untyped-def]
 
 @kernel
 def _weigh(weights, address, count, unit, scales):  # type: ignore[no-untyped-def]
-    """Multiply weights, (H/G, CHUNK), by norms, and scale them to what becomes integers.
+    """Multiply weights, (heads, CHUNK), by norms, and scale them to what becomes integers.
 
     Parameters
     ----------
-    weights : (H/G, CHUNK) float32
+    weights : (heads, CHUNK) float32
     address : int
         Of the norms of `count` positions.
     unit : float32
         The largest number that a weight is still to be multiplied by.
-    scales : (H/G,) float32, output
+    scales : (heads,) float32, output
         What the integers are worth; NaN if a weight is not finite.
     """
-    norms = np.empty(CHUNK, np.float32)
-    load_norms(address, count, norms)
-    zero = filled(np.float32(0), load(norms, 0))
+    zero = filled(np.float32(0), load(weights, 0))
+    lanes = lane_index(zero)
     for h in range(len(weights)):
         top, nothing = zero, zero
-        for at in range(h * CHUNK, (h + 1) * CHUNK, LANES):
-            weight = load(weights, at) * load(norms, at - h * CHUNK)
-            store(weights, at, weight)
+        for at in range(0, count, LANES):
+            # What memory held before, behind the last position, may be no number.
+            norm = select(lanes < count - at, norms_at(address + 2 * at), zero)
+            weight = load(weights, h * CHUNK + at) * norm
+            store(weights, h * CHUNK + at, weight)
             top, nothing = maximum(top, weight), nothing + weight * 0
         scales[h] = max_lanes(top) * unit / LARGEST_WEIGHT + sum_lanes(nothing)
         inverse = np.float32(1) / scales[h] if scales[h] > 0 else np.float32(0)
-        for at in range(h * CHUNK, (h + 1) * CHUNK, LANES):
+        for at in range(h * CHUNK, h * CHUNK + count, LANES):
             store(weights, at, load(weights, at) * inverse)
 
 
 @kernel(inline=True)
-def _mix(weights, code, addresses, place, ahead, mixed, codewords):  # type: ignore[no-untyped-def]
-    """Set mixed, (H/G, K), to the sum of values by weights, (H/G, CHUNK), which are overwritten.
+def _mix(weights, code, addresses, place, ahead, mixed, heads, codewords):  # type: ignore[no-untyped-def]
+    """Set mixed, (heads, K), to the sum of values by weights, (heads, CHUNK), which change.
 
     `ahead` is the address of what is read next: the words of as many keys.
     """
     nesting, raised, index_bits, betas, tables = code
     first, count = place
-    shared, blocks = weights.shape[0], mixed.shape[1] // 8
+    blocks = mixed.shape[1] // 8
     words = addresses[3] + 64 * blocks * first
     indices = addresses[4] + 2 * index_bits * blocks * first
-    scales = np.empty(shared, np.float32)
+    scales, sums = np.empty(len(heads), np.float32), np.empty((len(heads), 2, LANES), np.float32)
     _weigh(weights, addresses[5] + 2 * LANES * first, count, betas.max(), scales)
-    table, steps = load(betas, 0), -(-count // LANES)
-    # Zeros, as sums take steps in pairs: a last one without a partner meets nothing.
-    points, units = np.zeros((CHUNK // LANES, 2, LANES), np.int32), np.zeros(CHUNK, np.float32)
-    sums = np.empty((2, LANES), np.float32)
-    for b in range(blocks):
-        for step in range(steps):
-            spot = step * blocks + b
-            where = indices + 2 * index_bits * spot
+    table, zero = load(betas, 0), filled_rows(np.float32(0), heads)
+    scale, none = spread_at(np.int64(scales.ctypes.data), 4, zero), float_bits(zero)
+    for block in range(blocks):
+        a_even, b_even, a_odd, b_odd = none, none, none, none
+        for step in range(-(-count // LANES)):
+            spot = step * blocks + block
             prefetch_at(ahead + 64 * spot)
-            even, odd, index = codewords(
-                load_ints_at(words + 64 * spot), where, index_bits, nesting, tables
-            )
-            low = filled(raised * ONES, even)
+            word, where = load_ints_at(words + 64 * spot), indices + 2 * index_bits * spot
+            even, odd, index = codewords(word, where, index_bits, nesting, tables)
             # Subtracted after the exchange: the other way round LLVM takes minutes to compile it.
-            store(points, 32 * step, sub_bytes(transpose_bytes(even), low))
-            store(points, 32 * step + 16, sub_bytes(transpose_bytes(odd), low))
-            store(units, LANES * step, lookup(table, index))
-        for h in range(shared):
-            _sum_block(weights, h * CHUNK, units, points, steps, scales[h], sums)
+            even = sub_bytes(transpose_bytes(even), filled(raised * ONES, word))
+            odd = sub_bytes(transpose_bytes(odd), filled(raised * ONES, word))
+            # Beside this number a float32 has whole numbers as its lowest bits.
+            weight = load_rows(weights, LANES * step, CHUNK, zero)
+            number = fused_multiply_add(weight, lookup(table, index), zero + ROUNDING)
+            bits = float_bits(number)
+            a, b = gather_byte(bits, 1), gather_byte(bits, 0)
+            a_even, b_even = dot_bytes(a_even, a, even), dot_wide_bytes(b_even, b, even)
+            a_odd, b_odd = dot_bytes(a_odd, a, odd), dot_wide_bytes(b_odd, b, odd)
+        store_strided(sums, 0, 2 * LANES, to_float(sum_fours((a_even << 8) + b_even)) * scale)
+        store_strided(sums, LANES, 2 * LANES, to_float(sum_fours((a_odd << 8) + b_odd)) * scale)
+        for h in range(len(heads)):
             for i in range(8):
-                mixed[h, 8 * b + i] = sums[i % 2, i // 2]
+                mixed[h, 8 * block + i] = sums[h, i % 2, i // 2]
 
 
 @kernel(inline=True)
-def _sum_block(weights, first, units, points, steps, scale, sums):  # type: ignore[no-untyped-def]
-    """Sum the points of a block by a head's weights.
-
-    Parameters
-    ----------
-    weights, units : float32
-        The products of the head's weights, from `first` on, and units, (CHUNK,), are at most
-        `LARGEST_WEIGHT`.
-    points : (CHUNK / 16, 2, 16) int32
-        Even and odd coordinates of sixteen positions: a lane is four positions of one of them.
-    steps : int
-        How many times sixteen positions there are.
-    scale : float32
-        What the integers are worth.
-    sums : (2, 16) float32, output
-        Of even and of odd coordinates, four times each.
-    """
-    zero = filled(0, load(points, 0))
-    # Two sums in turn, since one waits five cycles for its own last step.
-    a = b = (zero, zero, zero, zero)
-    for step in range(0, steps, 2):
-        a = _add_positions(a, weights, first, units, points, step)
-        b = _add_positions(b, weights, first, units, points, step + 1)
-    store(sums, 0, to_float(sum_fours((a[0] + b[0] << 8) + a[1] + b[1])) * scale)
-    store(sums, 16, to_float(sum_fours((a[2] + b[2] << 8) + a[3] + b[3])) * scale)
-
-
-@kernel(inline=True)
-def _add_positions(so_far, weights, first, units, points, step):  # type: ignore[no-untyped-def]
-    """Add the products of sixteen positions to sums of high and low bytes, even and odd ones."""
-    even, odd = load(points, 32 * step), load(points, 32 * step + 16)
-    # Beside this number a float32 has whole numbers as its lowest bits.
-    weight, unit = load(weights, first + LANES * step), load(units, LANES * step)
-    bits = float_bits(fused_multiply_add(weight, unit, filled(ROUNDING, unit)))
-    high, low = gather_byte(bits, 1), gather_byte(bits, 0)
-    return (
-        dot_bytes(so_far[0], high, even),
-        dot_wide_bytes(so_far[1], low, even),
-        dot_bytes(so_far[2], high, odd),
-        dot_wide_bytes(so_far[3], low, odd),
-    )
-
-
-@kernel(inline=True)
-def _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, codewords):  # type: ignore[no-untyped-def]
+def _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, heads, codewords):  # type: ignore[no-untyped-def]
     """Do one task: a chunk of positions of one kv head."""
     operands, scales = queries
     key_code, value_code = codes
@@ -271,46 +241,60 @@ def _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, codeword
     place = (g * tiles + first_tile % tiles, min(CHUNK, seen - chunk * CHUNK))
     next_tile = min(chunk + 1, chunks - 1) * (CHUNK // LANES)
     ahead = plan[next_tile // tiles, 0] + 8 * mixed.shape[3] * (g * tiles + next_tile % tiles)
-    weights = np.empty((mixed.shape[2], CHUNK), np.float32)
-    _score(operands[g], scales[g], key_code, addresses, place, weights, codewords)
-    _exponentiate(weights, place[1], mixed.shape[3], sums[g, chunk])
-    _mix(weights, value_code, addresses, place, ahead, mixed[g, chunk], codewords)
+    weights = np.empty((len(heads), CHUNK), np.float32)
+    for h in range(0, mixed.shape[2], len(heads)):
+        mine = slice(h, h + len(heads))
+        _score(
+            operands[g, mine],
+            scales[g, mine],
+            key_code,
+            addresses,
+            place,
+            weights,
+            heads,
+            codewords,
+        )
+        _exponentiate(weights, place[1], mixed.shape[3], sums[g, chunk, mine])
+        _mix(weights, value_code, addresses, place, ahead, mixed[g, chunk, mine], heads, codewords)
 
 
 @kernel
-def _prepare(q, bases, codes, seen):  # type: ignore[no-untyped-def]
+def _prepare(q, bases, codes, seen, heads):  # type: ignore[no-untyped-def]
     """Turn queries, (H, K), and split them; return them with room for what chunks give.
 
     Returns
     -------
-    operands : (G, H / G, K / 8, 6) int32
-    scales : (G, H / G) float32
+    operands : (G, n, K / 8, 6) int32
+        n is H / G rounded up to whole groups of heads; those that there are not are zeros.
+    scales : (G, n) float32
         See `_split_query`.
-    mixed : (G, chunks, H / G, K) float32
-    sums : (G, chunks, H / G, 2) float32
+    mixed : (G, chunks, n, K) float32
+    sums : (G, chunks, n, 2) float32
     """
     _, raised, _, _, _ = codes[0]
     query_basis, turn, _, _ = bases
-    heads, width = q.shape
-    kv_heads = query_basis.shape[1]
-    shared = heads // kv_heads
-    operands = np.empty((kv_heads, shared, width // 8, 6), np.int32)
-    scales, turned = np.empty((kv_heads, shared), np.float32), np.empty(width, np.float32)
-    for h in range(heads):
+    width, kv_heads = q.shape[1], query_basis.shape[1]
+    shared = len(q) // kv_heads
+    n, chunks = -(-shared // len(heads)) * len(heads), -(-seen // CHUNK)
+    operands, scales = (
+        np.zeros((kv_heads, n, width // 8, 6), np.int32),
+        np.zeros((kv_heads, n), np.float32),
+    )
+    turned = np.empty(width, np.float32)
+    for h in range(len(q)):
         g, mine = h // shared, h % shared
         to_basis_row(q[h], query_basis, g, turn, turned)
         scales[g, mine] = _split_query(turned, raised, operands[g, mine])
-    chunks = -(-seen // CHUNK)
-    mixed = np.empty((kv_heads, chunks, shared, width), np.float32)
-    return operands, scales, mixed, np.empty((kv_heads, chunks, shared, 2), np.float32)
+    mixed = np.empty((kv_heads, chunks, n, width), np.float32)
+    return operands, scales, mixed, np.empty((kv_heads, chunks, n, 2), np.float32)
 
 
 @kernel
 def _finish(mixed, sums, bases, out):  # type: ignore[no-untyped-def]
     """Join the chunks of every head, and turn them back to the model's basis."""
     _, _, output_basis, back = bases
-    shared, width = mixed.shape[2:]
-    joined = np.empty(width, np.float32)
+    shared = len(out) // len(mixed)
+    joined = np.empty(mixed.shape[3], np.float32)
     for h in range(len(out)):
         g = h // shared
         join(mixed[g, :, h % shared], sums[g, :, h % shared], joined)
@@ -318,32 +302,34 @@ def _finish(mixed, sums, bases, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _voronoi_chunk(task, queries, codes, plan, tiles, seen, mixed, sums):  # type: ignore[no-untyped-def]
-    _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, voronoi_codewords)
+def _voronoi_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, heads):  # type: ignore[no-untyped-def]
+    _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, heads, voronoi_codewords)
 
 
 @kernel
-def _cubic_chunk(task, queries, codes, plan, tiles, seen, mixed, sums):  # type: ignore[no-untyped-def]
-    _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, cubic_codewords)
+def _cubic_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, heads):  # type: ignore[no-untyped-def]
+    _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, heads, cubic_codewords)
 
 
 @kernel(parallel=True)
-def _attend_voronoi(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-untyped-def]
-    operands, scales, mixed, sums = _prepare(q, bases, codes, seen)
+def _attend_voronoi(q, bases, codes, plan, tiles, seen, heads, out):  # type: ignore[no-untyped-def]
+    operands, scales, mixed, sums = _prepare(q, bases, codes, seen, heads)
     keys, values = codes  # a parallel region takes no nested tuple
     for task in prange(mixed.shape[0] * mixed.shape[1]):
         queries = (operands, scales)
-        _voronoi_chunk(np.int64(task), queries, (keys, values), plan, tiles, seen, mixed, sums)
+        both = (keys, values)
+        _voronoi_chunk(np.int64(task), queries, both, plan, tiles, seen, mixed, sums, heads)
     _finish(mixed, sums, bases, out)
 
 
 @kernel(parallel=True)
-def _attend_cubic(q, bases, codes, plan, tiles, seen, out):  # type: ignore[no-untyped-def]
-    operands, scales, mixed, sums = _prepare(q, bases, codes, seen)
+def _attend_cubic(q, bases, codes, plan, tiles, seen, heads, out):  # type: ignore[no-untyped-def]
+    operands, scales, mixed, sums = _prepare(q, bases, codes, seen, heads)
     keys, values = codes
     for task in prange(mixed.shape[0] * mixed.shape[1]):
         queries = (operands, scales)
-        _cubic_chunk(np.int64(task), queries, (keys, values), plan, tiles, seen, mixed, sums)
+        both = (keys, values)
+        _cubic_chunk(np.int64(task), queries, both, plan, tiles, seen, mixed, sums, heads)
     _finish(mixed, sums, bases, out)
 
 

@@ -32,12 +32,13 @@ class CacheCell(NamedTuple):
         positions to decode, rounded up to a tile; `out`, keys (n, K, 64) or values (n, 64, K)
         float32, in tiles of 64 positions.
     attend_one : callable
-        ``attend_one(q, bases, codes, plan, tiles, seen, out)`` lets the queries of one token, (H,
-        K) float32, attend to every position of a layer, the token's own included. `bases` are the
-        basis and turn of queries, the basis of outputs and the turn back; `codes` the code of keys
-        and that of values, each q, by what bytes are raised, the bits of a scale index, what each
-        index multiplies integer points by, (16,) float32, and the tables of
-        `latticeq.codes.words.word_tables`; `out`, (H, K) float32, is the output.
+        ``attend_one(q, bases, codes, plan, tiles, seen, heads, out)`` lets the queries of one
+        token, (H, K) float32, attend to every position of a layer, the token's own included.
+        `bases` are the basis and turn of queries, the basis of outputs and the turn back; `codes`
+        the code of keys and that of values, each q, by what bytes are raised, the bits of a scale
+        index, what each index multiplies integer points by, (16,) float32, and the tables of
+        `latticeq.codes.words.word_tables`; `heads` a tuple of as many entries as query heads of one
+        kv head go together; `out`, (H, K) float32, is the output.
     """
 
     append_rows: Callable[..., None]

@@ -39,10 +39,12 @@ from latticeq.simd import (
     to_int,
 )
 
-__all__ = ["APPEND", "APPEND_MANY", "DECODE_HEAD", "LANES", "load_norms"]
+__all__ = ["APPEND", "APPEND_MANY", "DECODE_HEAD", "LANES", "norms_at"]
 
 LANES = 16
 """Positions of a tile."""
+
+_HALVES = np.empty(0, np.uint16)  # its dtype says what lies at an address
 
 
 @kernel
@@ -148,17 +150,14 @@ def _append_many_cubic(x, first, last, basis, turn, code, page, place):  # type:
         _append_cubic(x, start, end, basis, turn, code, page, place)
 
 
-@kernel
-def load_norms(address, count, norms):  # type: ignore[no-untyped-def]
-    """Set the first norms to the float16 numbers at an address, and the others to zero.
+@kernel(inline=True)
+def norms_at(address):  # type: ignore[no-untyped-def]
+    """Return the sixteen float16 norms at an address in float32.
 
-    A tile is read whole. Infinity becomes NaN: it is the norm of a row that was too large.
+    Infinity becomes NaN: it is the norm of a row that was too large.
     """
-    for s in range(0, count, LANES):
-        value = load_numbers_at(address + 2 * s, norms.view(np.uint16))
-        store(norms, s, value + (value - value))
-    for s in range(count, norms.size):
-        norms[s] = np.float32(0)
+    value = load_numbers_at(address, _HALVES)
+    return value + (value - value)
 
 
 @kernel(inline=True)
@@ -187,9 +186,8 @@ def _decode_tile(step, plan, kind, g, tiles, code, out, codewords):  # type: ign
     page, tile = step // tiles, g * tiles + step % tiles
     words = plan[page, 3 * kind] + 64 * blocks * tile
     indices = plan[page, 3 * kind + 1] + 2 * width * blocks * tile
-    norms, rows = np.empty(LANES, np.float32), np.empty((LANES, 8), np.float32)
-    load_norms(plan[page, 3 * kind + 2] + 2 * LANES * tile, LANES, norms)
-    norm, table = load(norms, 0), load(betas, 0)
+    rows = np.empty((LANES, 8), np.float32)
+    norm, table = norms_at(plan[page, 3 * kind + 2] + 2 * LANES * tile), load(betas, 0)
     mine, place = out[step * LANES // 64], step * LANES % 64
     for b in range(blocks):
         even, odd, index = codewords(
