@@ -21,8 +21,8 @@ pytestmark = pytest.mark.gpu
 CONFIG = byte_config(
     "tied", hidden_size=96, intermediate_size=192, num_attention_heads=6, head_dim=16
 ) | {"num_key_value_heads": 2, "num_hidden_layers": 3, "max_position_embeddings": 400}
-IDS = random_ids(CONFIG, 140)
-START = 120  # what follows comes one by one, across the border of a chunk
+IDS = random_ids(CONFIG, 132)
+START = 124  # what follows comes one by one, across the border of a chunk
 REGIMES = ("float", "w", "w+kv", "w+kv+a")
 
 

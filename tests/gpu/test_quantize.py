@@ -89,9 +89,16 @@ def test_under_feedback_digits_are_the_cpus(
     ids=str,
 )
 def test_rotations_in_float64(rotation: Rotation, rng: np.random.Generator) -> None:
-    x = rng.standard_normal((rotation.n, rotation.n))
+    x = rng.standard_normal((5, rotation.n))
     found = cupy().asnumpy(rotate_double(rotation, cupy().asarray(x)))
     np.testing.assert_allclose(found, rotation.apply(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rotation", [Rotation(8), Rotation(192, seed=7), Rotation(92), Rotation(256, block=32)], ids=str
+)
+def test_moments_are_rotated_on_both_sides(rotation: Rotation, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((rotation.n, rotation.n))
     both = cupy().asnumpy(rotated_moment(rotation, cupy().asarray(x)))
     np.testing.assert_allclose(both, rotation.apply_both_sides(x), rtol=0, atol=1e-11)
 
