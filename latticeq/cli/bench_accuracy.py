@@ -148,7 +148,7 @@ def _check_rows(rows: list[Row], args: argparse.Namespace) -> None:
     for row in rows:
         cache = Options(**row.options).run_coding().cache
         try:
-            check_cache(config, cache and cache.coding(config.head_dim, None))
+            check_cache(config, None if cache is None else cache.coding(config.head_dim, None))
         except InputError as error:
             refused.append((row.name, error))
     if refused:

@@ -256,7 +256,10 @@ def test_rows_that_no_gpu_runs_are_refused_before_any_is_quantized(
     monkeypatch.setattr(bench_accuracy, "_devices", lambda args: ["a GPU"])
     rows = "w-nest-none,w-int4-none,kv-nest-ldlq,kv-pvq-ldlq,a-mxfp4-none"
     done = latticeq(*words, "--rows", rows, "--device", "gpu")
-    assert (done.code, "cannot measure the rows kv-pvq-ldlq, a-mxfp4-none (" in done.err) == (2, True)
+    assert (done.code, "cannot measure the rows kv-pvq-ldlq, a-mxfp4-none (" in done.err) == (
+        2,
+        True,
+    )
     assert not (tmp_path / "work/models").exists()
 
 
