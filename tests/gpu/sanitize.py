@@ -73,7 +73,7 @@ def collected(paths: Sequence[str]) -> list[str]:
     listed = subprocess.run(words, capture_output=True, text=True)
     tests = [line for line in listed.stdout.splitlines() if re.match(r"\S+\.py::", line)]
     if listed.returncode or not tests:
-        sys.exit(f"no tests were collected:\n{listed.stdout}{listed.stderr}")
+        sys.exit(f"no tests were collected:\n{listed.stdout[-2000:]}{listed.stderr}")
     return tests
 
 
@@ -83,7 +83,9 @@ def run(tool: str, tests: Sequence[str], log: Path, limit: float) -> tuple[Outco
     if program is None:
         sys.exit("compute-sanitizer is not on the PATH; it comes with CUDA's toolkit")
     words = (program, "--tool", tool, "--target-processes", "all", "--print-limit", "20",
-             *EXCLUDED[tool], *PYTEST, "-q", "--durations=0", *TOOLS[tool], *tests)  # fmt: skip
+             "--show-backtrace", "device", *EXCLUDED[tool], *PYTEST, "-q", "--durations=0",
+             *TOOLS[tool], *tests)  # fmt: skip
+    # Backtraces of the host keep Python's frames, and all that they hold, alive.
     # Python's own threads would fight for cores that other processes have.
     environment = os.environ | dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     start = time.perf_counter()

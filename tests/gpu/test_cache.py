@@ -27,7 +27,7 @@ SHAPES = [  # head width, q, scales, selection, heads, kv heads, cell
     (32, 12, 8, "first", 6, 1, "voronoi"),
     (64, 16, 16, "opt", 14, 2, "voronoi"),
     (64, 16, 8, "opt", 9, 3, "cubic"),
-    (24, 11, 3, "first", 4, 4, "cubic"),
+    (24, 10, 3, "first", 4, 4, "cubic"),
 ]
 TAKEN = [(0, 70), (126, 132)]
 """Tokens taken in at once, and all: the rest come one by one, over the border of a chunk of 64."""

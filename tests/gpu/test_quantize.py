@@ -36,6 +36,11 @@ QUANTIZERS = [
     NestQuant(q=16, k=16, betas=tuple(np.geomspace(0.15, 1, 16))),
 ]
 
+
+def short(quantizer: NestQuant) -> str:
+    return f"{quantizer.shaping} q={quantizer.q} k={quantizer.k}"
+
+
 SHAPES = [(1, 8), (5, 48), (37, 136), (64, 576), (130, 1024)]
 """Rows that fill no group of sixteen, columns that fill no panel, and more than one of each."""
 
@@ -55,7 +60,7 @@ def moment(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=short)
 def test_without_feedback_bytes_are_the_cpus(
     quantizer: NestQuant, shape: tuple[int, int], rng: np.random.Generator
 ) -> None:
@@ -69,7 +74,7 @@ def test_without_feedback_bytes_are_the_cpus(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=short)
 def test_under_feedback_digits_are_the_cpus(
     quantizer: NestQuant, shape: tuple[int, int], rng: np.random.Generator
 ) -> None:
