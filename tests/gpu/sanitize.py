@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "paths", nargs="*", default=["tests"], help="of tests (default %(default)s)"
     )
     parser.add_argument("--tool", choices=TOOLS, action="append", help="one alone (default both)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="at once")
+    parser.add_argument("--processes", type=int, default=4, help="at once (default %(default)s)")
     parser.add_argument("--limit", type=float, default=3600, help="seconds of one process")
     parser.add_argument(
         "--logs", type=Path, default=Path("sanitizer"), help="folder of their output"
