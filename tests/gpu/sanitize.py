@@ -111,7 +111,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=4, help="at once (default %(default)s)")
     parser.add_argument("--limit", type=float, default=3600, help="seconds of one process")
     parser.add_argument(
-        "--logs", type=Path, default=Path("sanitizer"), help="folder of their output"
+        "--logs", type=Path, default=Path("build/sanitizer"), help="folder of their output"
     )
     args = parser.parse_args(words)
     tests = collected(args.paths)

@@ -44,7 +44,7 @@ def short(quantizer: NestQuant) -> str:
 SHAPES = [(1, 8), (5, 48), (37, 136), (64, 576), (130, 1024)]
 """Rows that fill no group of sixteen, columns that fill no panel, and more than one of each."""
 
-SMALL: dict[str, Any] = {"calibration_tokens": 128, "calibration_context": 64}
+SMALL: dict[str, Any] = {"calibration_tokens": 256, "calibration_context": 64}
 
 JOBS = [
     ("w", "none"),
