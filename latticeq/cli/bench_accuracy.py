@@ -113,6 +113,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         _check_same(folder, row, {"model": settings["model"]})
     tokens = _tokens(args)
     left = [row for row in rows if not _is_done(folder, row, settings, _windows(row, tokens, args))]
+    if devices:
+        _check_rows(left, args)
     on_interrupt(f"Figures are kept in {args.work}: run the same command to go on.")
     if left:
         compile_notice()
@@ -134,6 +136,27 @@ def _devices(args: argparse.Namespace) -> list[str]:
     from latticeq.gpu.device import describe
 
     return [describe(device).name for device in args.device]
+
+
+def _check_rows(rows: list[Row], args: argparse.Namespace) -> None:
+    """Refuse rows that no GPU runs before any is quantized."""
+    from latticeq.gpu.cache import check_cache
+    from latticeq.model.loader import load_config
+    from latticeq.model.options import Options
+
+    config, refused = load_config(args.source), []
+    for row in rows:
+        cache = Options(**row.options).run_coding().cache
+        try:
+            check_cache(config, None if cache is None else cache.coding(config.head_dim, None))
+        except InputError as error:
+            refused.append((row.name, error))
+    if refused:
+        names = ", ".join(name for name, _ in refused)
+        raise InputError(
+            f"--device gpu cannot measure the rows {names} ({refused[0][1]}); leave them out of "
+            "--rows and measure them by a command without --device"
+        )
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

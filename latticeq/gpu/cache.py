@@ -20,6 +20,7 @@ from latticeq.gpu.device import cupy, function
 from latticeq.gpu.kernels import rotate
 from latticeq.gpu.launch import launch_early
 from latticeq.gpu.slot import RUNS, Slot
+from latticeq.gpu.weights import CELLS
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.basis import Bases
 from latticeq.model.kv.cache import KVCache
@@ -226,6 +227,7 @@ class NestPart(CachePart):
         rows = [-(-codec.row_nbytes // 4) * 4 for codec in codecs]
         shapes = [(layers, self.kv_heads, context, row) for row in rows]
         self.keys, self.values = (cp.zeros(shape, cp.uint8) for shape in shapes)
+        self._constants["CELL"] = CELLS[codecs[0].code.cell]  # of both
         for name, codec, row in zip(("KEY", "VALUE"), codecs, rows, strict=True):
             self._constants |= {
                 f"{name}_Q": codec.code.q,
@@ -315,7 +317,8 @@ def check_cache(config: LlamaConfig, coding: KVCoding | None) -> None:
     if coding is not None and not NestCache.supports(coding):
         raise InputError(
             "the checkpoint codes keys and values in a way that only the CPU runs; a GPU reads "
-            "NestQuant codes of cell 'voronoi' with q from 9 to 16: leave out --device gpu"
+            "NestQuant codes of cell 'voronoi' or 'cubic' with q from 9 to 16: leave out "
+            "--device gpu"
         )
 
 

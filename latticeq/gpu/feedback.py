@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latticeq.errors import InputError, LatticeqError
+from latticeq.errors import InputError
 from latticeq.gpu.device import cupy, function
 from latticeq.gpu.tables import upload
-from latticeq.quantizers.calibration import check_activations, infinite_error
+from latticeq.quantizers.calibration import TOKENS, Moment, check_activations, infinite_error
 from latticeq.quantizers.feedback import raised_damping
 from latticeq.transforms.hadamard import hadamard_factors, hadamard_matrix
 from latticeq.transforms.paley import paley_matrix
@@ -37,12 +37,9 @@ BLOCK = 8
 
 THREADS = 128
 
-_TOKENS = 2048
-"""Whose products are added up in float32 before they join the sum in float64."""
 
-
-class GpuMoment:
-    """The running mean of x yᵀ over tokens: `latticeq.quantizers.calibration.Moment`.
+class GpuMoment(Moment):
+    """The running mean of x yᵀ over tokens, which lies on the device.
 
     Products of up to 2048 tokens are made in float32 by cuBLAS and added in float64.
 
@@ -51,6 +48,8 @@ class GpuMoment:
     n : int
         Length of a token's activation.
     """
+
+    _sum: Any
 
     def __init__(self, n: int) -> None:
         self._sum = cupy().zeros((n, n), "float64")
@@ -61,32 +60,18 @@ class GpuMoment:
 
         Raises
         ------
-        InputError
-            If a width is not n or the shapes differ.
-        LatticeqError
-            If an activation is NaN or infinite.
+        InputError, LatticeqError
+            As `Moment.update`.
         """
         check_activations(x, x if y is None else y, len(self._sum))
-        for first in range(0, len(x), _TOKENS):
-            part = slice(first, first + _TOKENS)
+        for first in range(0, len(x), TOKENS):
+            part = slice(first, first + TOKENS)
             mine = upload(x[part])
             other = mine if y is None or y is x else upload(y[part])
             if not (_is_finite(mine) and _is_finite(other)):
                 raise infinite_error()
             self._sum += cupy().matmul(mine.T, other)
         self.tokens += len(x)
-
-    def mean(self) -> Any:
-        """Return E[x yᵀ], (n, n) float64.
-
-        Raises
-        ------
-        LatticeqError
-            If no token was added.
-        """
-        if not self.tokens:
-            raise LatticeqError("no token was given to calibrate on")
-        return self._sum / self.tokens
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from latticeq.errors import InputError, LatticeqError
 
-__all__ = ["Moment", "check_activations", "infinite_error"]
+__all__ = ["TOKENS", "Moment", "check_activations", "infinite_error"]
 
-_TOKENS = 2048
+TOKENS = 2048
 """Whose products are added up in float32 before they join the sum in float64."""
 
 
@@ -61,9 +61,9 @@ class Moment:
         check_activations(x, y, len(self._sum))
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise infinite_error()
-        for first in range(0, len(x), _TOKENS):
-            part = x[first : first + _TOKENS]
-            self._sum += part.T @ (part if y is x else y[first : first + _TOKENS])
+        for first in range(0, len(x), TOKENS):
+            part = x[first : first + TOKENS]
+            self._sum += part.T @ (part if y is x else y[first : first + TOKENS])
         self.tokens += len(x)
 
     def mean(self) -> NDArray[np.float64]:

@@ -250,6 +250,39 @@ def test_what_is_missing_is_said(words: list[object], tmp_path: Path) -> None:
     assert (done.code, "cannot be read" in done.err) == (2, True)
 
 
+def test_rows_that_no_gpu_runs_are_refused_before_any_is_quantized(
+    words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_accuracy, "_devices", lambda args: ["a GPU"])
+    rows = "w-nest-none,w-int4-none,kv-nest-ldlq,kv-pvq-ldlq,a-mxfp4-none"
+    done = latticeq(*words, "--rows", rows, "--device", "gpu")
+    assert (done.code, "cannot measure the rows kv-pvq-ldlq, a-mxfp4-none (" in done.err) == (
+        2,
+        True,
+    )
+    assert not (tmp_path / "work/models").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(missing() is not None, reason="there is no GPU")
+def test_a_gpu_measures_what_the_cpu_does(words: list[object], tmp_path: Path) -> None:
+    rows = ["float32", "w-nest-none", "w-int4-none", "w-pvq-none", "kv-nest-ldlq", "a-nest"]
+    done = latticeq(*words, "--rows", ",".join(rows), "--device", "gpu", "--keep")
+    assert done.code == 0, done.err
+    assert all(done.result["rows"][row]["devices"] for row in rows)
+    for row in rows:
+        (tmp_path / f"work/results/{row}.json").unlink()
+    on_cpu = latticeq(*words, "--rows", ",".join(rows))
+    assert on_cpu.code == 0, on_cpu.err
+    assert on_cpu.err.count("which was kept") == len(rows) - 1
+    for row in rows:
+        found, wanted = (some.result["rows"][row]["perplexity"] for some in (done, on_cpu))
+        is_coded = row in ("kv-nest-ldlq", "a-nest")  # a digit that tips counts more
+        assert found["perplexity"] == pytest.approx(
+            wanted["perplexity"], rel=1e-2 if is_coded else 1e-4
+        )
+
+
 def test_gaps_are_paired() -> None:
     rng = np.random.default_rng(0)
     wanted = rng.normal(3, 0.5, 20)

@@ -2,10 +2,10 @@
 // latticeq.quantizers.rows.NestRowCodec (a word of eight digits a block, scale indices, the root
 // mean square in float16), padded to whole words.
 //
-// Compiled with WIDTH and, for KEY and VALUE each, _Q, _SCALES, _FIRST (whether the first scale that
-// fits is taken) and _ROW (bytes of a row).
+// Compiled with WIDTH, CELL (both codes', of lattice.cuh; with digits of four bits) and, for KEY and
+// VALUE each, _Q, _SCALES, _FIRST (whether the first scale that fits is taken) and _ROW (bytes of a
+// row).
 
-#define CELL VORONOI
 #include "reduce.cuh"
 #include "scales.cuh"
 
@@ -47,14 +47,14 @@ struct RowScratch {
     unsigned norms[2];
 };
 
-// Set points to the doubled coordinates that a word stands for: digit i lies in bits 4i to 4i + 3.
+// Set points to what a word stands for, in the unit of the cell: digit i lies in bits 4i to 4i + 3.
 __device__ inline void decode_word(unsigned word, int q, int (&points)[8]) {
     int digits[8];
     EACH digits[i] = word >> (4 * i) & 15;
     points_of(digits, q, points);
 }
 
-// Read the word and the scale of one block of a row; `units` is half of each scale.
+// Read the word and the scale of one block of a row; `units` is each scale times that unit.
 __device__ inline void read_block(const unsigned char *row, int b, int index_bits,
                                   const float *units, unsigned *word, float *scale) {
     const unsigned char *index = row + 4 * BLOCKS, *norm = index + (BLOCKS * index_bits + 7) / 8;
