@@ -36,6 +36,7 @@ from latticeq.model.kv.coding import KVCoding
 from latticeq.model.kv.new import new_cache
 from latticeq.model.one_token import OneToken
 from latticeq.model.rope import frequencies, rotary
+from latticeq.model.thread_share import ThreadShare
 from latticeq.model.tokenizer import Tokenizer
 
 __all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama"]
@@ -189,6 +190,7 @@ class Llama:
         self.norm = norm
         self.head = head
         self.context = config.longest_context if context is None else context
+        self.thread_share = ThreadShare()
         self.kv = kv
         self.cache_dtype = np.dtype(cache_dtype)
         self._turn = frequencies(config)  # (K/2,)
@@ -263,7 +265,8 @@ class Llama:
 
     def decode_step(self, token: int, cache: KVCache) -> NDArray[np.float32]:
         """Take in one token; return the logits after it: (V,) float32."""
-        return self.prefill([token], cache)
+        with self.thread_share:
+            return self.prefill([token], cache)
 
     def logits(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the logits after every token of one sequence: (T,) int -> (T, V) float32.
