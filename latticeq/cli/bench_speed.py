@@ -138,7 +138,7 @@ def _times(model: Llama, prompt: list[int], decode_tokens: int) -> tuple[float, 
 def measure_contexts(
     model: Llama, contexts: Sequence[int], groups: int, seed: int, speed: Speed
 ) -> list[DecodeSpeed]:
-    """Measure decoding with so many tokens in the cache, filled as a prompt is.
+    """Measure decoding, greedy, with so many tokens in the cache, filled as a prompt is.
 
     One cache serves all contexts, from the shortest on. Contexts that the model has no room for are
     left out, and that is said.
@@ -164,6 +164,8 @@ def measure_contexts(
     import numpy as np
     from tqdm import tqdm
 
+    from latticeq.model.sampling import Sampling
+
     if any(context < 1 for context in contexts):
         raise InputError(f"--contexts has {min(contexts)}; contexts are at least 1 token")
     decoded = _GROUP * (groups + 1)  # the first group is not counted
@@ -176,7 +178,7 @@ def measure_contexts(
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, model.config.vocab_size, starts[-1] + decoded).tolist()
     cache = model.new_cache(starts[-1] + decoded)
-    found = []
+    greedy, found = Sampling(), []
     with tqdm(total=starts[-1], unit="token", leave=False) as bar:
         for start in starts:
             bar.set_description(f"context {start}")
@@ -190,7 +192,7 @@ def measure_contexts(
             for _ in range(groups + 1):
                 began = time.perf_counter()
                 for _ in range(_GROUP):
-                    model.decode_step(tokens[cache.length], cache)
+                    model.next_token([tokens[cache.length]], cache, greedy)
                 speeds.append(_GROUP / (time.perf_counter() - began))
             found.append(DecodeSpeed(start, speeds[1:]))
     return found

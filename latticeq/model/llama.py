@@ -36,6 +36,7 @@ from latticeq.model.kv.coding import KVCoding
 from latticeq.model.kv.new import new_cache
 from latticeq.model.one_token import OneToken
 from latticeq.model.rope import frequencies, rotary
+from latticeq.model.token_cache import Decoder
 from latticeq.model.tokenizer import Tokenizer
 
 __all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama"]
@@ -146,7 +147,7 @@ class Block:
         return gate
 
 
-class Llama:
+class Llama(Decoder):
     """A model that maps token ids to logits.
 
     Parameters
