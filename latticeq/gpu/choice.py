@@ -23,7 +23,6 @@ __all__ = ["CONSTANTS", "Chooser"]
 CONSTANTS = {"BITS": 3, "THREADS": 512}
 """Of ``choose.cu``: its sums fill most of the 48 KB that a block of threads may have anywhere."""
 
-LIKELIEST_THREADS = 1024
 WEIGH_THREADS = 256
 
 
@@ -54,7 +53,7 @@ class Chooser:
             If the logits hold NaN or infinities.
         """
         count = np.int32(len(logits))
-        _kernel("likeliest")((1,), (LIKELIEST_THREADS,), (logits, count, self._token))
+        _kernel("likeliest")((1,), (CONSTANTS["THREADS"],), (logits, count, self._token))
         if not sampling.is_greedy:
             self._draw(logits, count, sampling)
         stream = cupy().cuda.get_current_stream()
@@ -68,11 +67,12 @@ class Chooser:
     def _draw(self, logits: Any, count: np.int32, sampling: Sampling) -> None:
         """Put another token in the place of the likeliest."""
         weights = buffer("weights of tokens", logits.shape, "float64")
+        ids = buffer("tokens that are left", logits.shape, "int32")
         temperature, top_p = np.float64(sampling.temperature), np.float64(sampling.top_p)
         blocks = -(-len(logits) // WEIGH_THREADS)
         weighed = (logits, count, temperature, self._token, weights)
         _kernel("weigh")((blocks,), (WEIGH_THREADS,), weighed)
-        drawn = (logits, weights, count, top_p, np.float64(sampling.number()), self._token)
+        drawn = (logits, weights, count, top_p, np.float64(sampling.number()), ids, self._token)
         _kernel("draw")((1,), (CONSTANTS["THREADS"],), drawn)
 
 

@@ -40,6 +40,7 @@ static inline int __shfl_xor_sync(u32, int x, int) { return x; }
 static inline double __shfl_xor_sync(u32, double x, int) { return x; }
 #endif
 static inline float __shfl_sync(u32, float x, int, int) { return x; }
+static inline int __clzll(u64 x) { return x ? __builtin_clzll(x) : 64; }
 static inline int __popc(u32 x) { return __builtin_popcount(x); }
 static inline u32 __byte_perm(u32 low, u32 high, u32 places) {
     u64 both = (u64)high << 32 | low;

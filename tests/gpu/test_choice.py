@@ -25,15 +25,14 @@ Choice = Callable[[np.ndarray, Sampling], int]
 
 RUNS = """
 extern "C" bool run(const float* logits, int count, double temperature, double top_p, double number,
-                    double* weights, int* token) {
-    blockDim = {64, 1, 1};
+                    double* weights, int* list, int* token) {
+    blockDim = {THREADS, 1, 1};
     if (!run_block([&] { likeliest(logits, count, token); })) return false;
     if (temperature == 0) return true;
-    for (blockIdx.x = 0; 64 * blockIdx.x < count; blockIdx.x++)
-        for (threadIdx.x = 0; threadIdx.x < 64; threadIdx.x++)
+    for (blockIdx.x = 0; THREADS * blockIdx.x < count; blockIdx.x++)
+        for (threadIdx.x = 0; threadIdx.x < THREADS; threadIdx.x++)
             weigh(logits, count, temperature, token, weights);
-    blockDim = {THREADS, 1, 1};
-    return run_block([&] { draw(logits, weights, count, top_p, number, token); });
+    return run_block([&] { draw(logits, weights, count, top_p, number, list, token); });
 }
 """
 
@@ -58,12 +57,13 @@ def by_text(folder: Path) -> Choice:
     kernels.run.restype = ctypes.c_bool
 
     def run(logits: np.ndarray, sampling: Sampling) -> int:
-        token, weights = np.empty(1, np.int32), np.full(len(logits), np.nan)
+        token, ids = np.empty(1, np.int32), np.empty(len(logits), np.int32)
+        weights = np.full(len(logits), np.nan)
         number = 0.0 if sampling.is_greedy else sampling.number()
         numbers = (sampling.temperature, sampling.top_p, number)
         has_ended = kernels.run(
             address(logits), len(logits), *map(ctypes.c_double, numbers), address(weights),
-            address(token),
+            address(ids), address(token),
         )  # fmt: skip
         assert has_ended
         if token[0] < 0:
@@ -103,7 +103,7 @@ def right(logits: np.ndarray, temperature: float, top_p: float, number: float) -
     return set(order[first : final + 1].tolist())
 
 
-def check(chosen: Choice, logits: np.ndarray, temperature: float, top_p: float, number: float):
+def check_token(chosen: Choice, logits: np.ndarray, temperature: float, top_p: float, number: float):
     sampling = Sampling(temperature, top_p, Number(number))
     assert chosen(logits, sampling) in right(logits, temperature, top_p, number)
     assert sampling.rng.left == []  # one number was taken
@@ -123,7 +123,7 @@ NUMBERS = st.floats(0, 1, exclude_max=True)
     number=NUMBERS,
 )
 def test_a_number_stands_for_its_token(chosen, logits, temperature, top_p, number):
-    check(chosen, np.array(logits, np.float32), temperature, top_p, number)
+    check_token(chosen, np.array(logits, np.float32), temperature, top_p, number)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=200))
@@ -142,7 +142,7 @@ def test_vocabularies_of_every_size(chosen, size, temperature, top_p, request):
     logits = (2 * rng.standard_normal(size)).astype(np.float32)
     certain, repeats = 0, 5 if is_text else 50
     for number in rng.random(repeats):
-        check(chosen, logits, temperature, top_p, number)
+        check_token(chosen, logits, temperature, top_p, number)
         certain += len(right(logits, temperature, top_p, number)) == 1
     assert certain >= repeats - 1  # the bound is no excuse
 
@@ -185,7 +185,7 @@ def test_no_number_leads_out_of_the_nucleus(chosen, top_p):
         logits[:40] = -1e4  # weighs nothing, and is never drawn
         allowed = right(logits, 1.0, top_p, 1 - 2**-53)
         assert not allowed & set(range(40))
-        check(chosen, logits, 1.0, top_p, 1 - 2**-53)
+        check_token(chosen, logits, 1.0, top_p, 1 - 2**-53)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf, -np.inf])
