@@ -103,7 +103,9 @@ def right(logits: np.ndarray, temperature: float, top_p: float, number: float) -
     return set(order[first : final + 1].tolist())
 
 
-def check_token(chosen: Choice, logits: np.ndarray, temperature: float, top_p: float, number: float):
+def check_token(
+    chosen: Choice, logits: np.ndarray, temperature: float, top_p: float, number: float
+) -> None:
     sampling = Sampling(temperature, top_p, Number(number))
     assert chosen(logits, sampling) in right(logits, temperature, top_p, number)
     assert sampling.rng.left == []  # one number was taken
