@@ -21,7 +21,7 @@ from latticeq.model.sampling import Sampling, not_numbers
 __all__ = ["CONSTANTS", "Chooser"]
 
 CONSTANTS = {"BITS": 3, "THREADS": 512}
-"""Of ``choose.cu``: its sums fill most of the 48 KB that a block of threads may have anywhere."""
+"""Of ``choose.cu``: twice its sums would not fit the 48 KB of shared memory that any device has."""
 
 WEIGH_THREADS = 256
 

@@ -96,10 +96,10 @@ def right(logits: np.ndarray, temperature: float, top_p: float, number: float) -
         exponents = (scaled - scaled[0]) / temperature
         sums = np.cumsum(np.exp(exponents.astype(np.longdouble)))
         last = int((np.exp(exponents) > 0).sum()) - 1  # what weighs nothing is never drawn
-    ends = sums[-1] * np.longdouble(top_p) * np.array([1 - bound, 1 + bound])
-    ends = sums[np.minimum(np.searchsorted(sums, ends, side="left"), last)]
-    drawn = ends * np.longdouble(number) * np.array([1 - bound, 1 + bound])
-    first, final = np.minimum(np.searchsorted(sums, drawn, side="right"), last)
+    reached = sums[-1] * np.longdouble(top_p) * np.array([1 - bound, 1 + bound])
+    ends = np.minimum(np.searchsorted(sums, reached, side="left"), last)  # of the nucleus
+    drawn = sums[ends] * np.longdouble(number) * np.array([1 - bound, 1 + bound])
+    first, final = np.minimum(np.searchsorted(sums, drawn, side="right"), ends)
     return set(order[first : final + 1].tolist())
 
 
@@ -139,10 +139,10 @@ def test_greedy_takes_the_first_of_the_largest_and_draws_nothing(chosen, logits)
 @pytest.mark.parametrize("size", [1, 2, 31, 511, 513, 2000, 49152])
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.95), (1.0, 1.0), (3.0, 0.999)])
 def test_vocabularies_of_every_size(chosen, size, temperature, top_p, request):
-    is_text = "text" in request.node.name
+    is_host = "host" in request.node.name
     rng = np.random.default_rng([size, int(10 * temperature)])
     logits = (2 * rng.standard_normal(size)).astype(np.float32)
-    certain, repeats = 0, 5 if is_text else 50
+    certain, repeats = 0, 50 if is_host else 8  # sanitizers are slow
     for number in rng.random(repeats):
         check_token(chosen, logits, temperature, top_p, number)
         certain += len(right(logits, temperature, top_p, number)) == 1
@@ -178,12 +178,12 @@ def test_a_tiny_nucleus_or_temperature_leaves_the_likeliest(chosen, number):
     assert chosen(logits, Sampling(1.0, 1.0, Number(number))) == 3
 
 
-@pytest.mark.parametrize("top_p", [0.9, 1.0])
-def test_no_number_leads_out_of_the_nucleus(chosen, top_p):
+@pytest.mark.parametrize("lowest", [0.3, 1.0])
+def test_no_number_leads_out_of_the_nucleus(chosen, lowest):
     """The last number before 1 is nearer to the end than sums are exact."""
     rng = np.random.default_rng(11)
-    for _ in range(60):
-        logits = (2 * rng.standard_normal(150)).astype(np.float32)
+    for top_p in rng.uniform(lowest, 1, 60):
+        logits = (2 * rng.standard_normal(250)).astype(np.float32)
         logits[:40] = -1e4  # weighs nothing, and is never drawn
         allowed = right(logits, 1.0, top_p, 1 - 2**-53)
         assert not allowed & set(range(40))

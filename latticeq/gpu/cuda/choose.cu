@@ -85,7 +85,7 @@ extern "C" __global__ void weigh(const float *logits, int count, double temperat
     weights[i] = exp(((double)logits[i] - (double)logits[*likeliest]) / temperature);
 }
 
-// The bits that all ranks of some tokens have, and those that any has: the same for one token alone.
+// The bits that all ranks of some tokens have, and those that any has: all of these for one token alone.
 struct Span {
     Rank all, any;
 };
@@ -170,7 +170,7 @@ __device__ inline Found first_at(Share mine, Span span, double target, bool beyo
         }
         const Rank mask = ~0ull << place;
         span = narrow(mine, (span.all & mask << BITS) | digit << place, mask, shared);
-        if (span.all == span.any) return {span.all, before, weight};
+        if (!(span.any & ~span.all)) return {span.all, before, weight};
         add_up(mine, digit_of(span), shared.totals, shared);
         totals = shared.totals;
     }
