@@ -158,6 +158,7 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
         "decode_spread": [min(speed.decode), max(speed.decode)],
         "peak_rss_mib": peak,
         "threads": args.threads,
+        "steps_on_fewer_threads": model.thread_share.steps_on_fewer,
         "bytes_per_token": bytes_per_token(model),
         "prefill_weights": block_weights(model),
         "contexts": [_context_result(found, contexts[0]) for found in contexts],
@@ -239,6 +240,11 @@ def _report(result: dict[str, Any], speed: Speed, contexts: Sequence[DecodeSpeed
     for name, values in lines:
         rows.append((name, *map(short, (statistics.median(values), min(values), max(values)))))
     say(table(rows))
+    if fewer := result["steps_on_fewer_threads"]:
+        say(
+            f"\n{fewer} tokens were decoded on fewer threads, as other programs held cores "
+            "meanwhile: measure again on a machine that does nothing else"
+        )
     say(
         f"\nload {duration(result['load_s'])}; first run, with compiling and reading the weights, "
         f"{duration(result['warmup_s'])}"

@@ -142,7 +142,7 @@ def _times(model: Llama, prompt: list[int], decode_tokens: int) -> tuple[float, 
 def measure_contexts(
     model: Llama, contexts: Sequence[int], groups: int, seed: int, speed: Speed
 ) -> list[DecodeSpeed]:
-    """Measure decoding with so many tokens in the cache, filled as a prompt is.
+    """Measure decoding, greedy, with so many tokens in the cache, filled as a prompt is.
 
     Every context has a cache of its own, and they take turns, so that a machine whose speed changes
     changes it for all of them. Contexts that the model has no room for are left out, and that is
@@ -169,6 +169,8 @@ def measure_contexts(
     import numpy as np
     from tqdm import tqdm
 
+    from latticeq.model.sampling import Sampling
+
     if any(context < 1 for context in contexts):
         raise InputError(f"--contexts has {min(contexts)}; contexts are at least 1 token")
     decoded = _GROUP * (groups + 1)  # the first group is not counted
@@ -187,12 +189,12 @@ def measure_contexts(
                 step = min(_CHUNK, start - cache.length)
                 model.prefill(tokens[cache.length : cache.length + step], cache)
                 bar.update(step)
-    found = [DecodeSpeed(start, []) for start in starts]
+    found, greedy = [DecodeSpeed(start, []) for start in starts], Sampling()
     for number in tqdm(range(groups + 1), "contexts in turn", leave=False):
         for context, cache in zip(found, caches, strict=True):
             began = time.perf_counter()
             for _ in range(_GROUP):
-                model.decode_step(tokens[cache.length], cache)
+                model.next_token([tokens[cache.length]], cache, greedy)
             if number > 0:
                 context.decode.append(_GROUP / (time.perf_counter() - began))
     return found

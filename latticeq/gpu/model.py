@@ -1,8 +1,9 @@
 """The Llama forward pass on one GPU or several: the same folders, the same digits.
 
-`GpuLlama` is a `Llama` whose arrays are on devices: token ids come from the host and logits go back
-to it, everything between stays where it is. Layers are split over devices by ranges, one stage
-each; the residual stream of some tokens is all that passes between them.
+`GpuLlama` is a `Llama` whose arrays are on devices: token ids come from the host, and the id of the
+token that is chosen goes back to it, or logits where they are asked for; everything between stays
+where it is. Layers are split over devices by ranges, one stage each; the residual stream of some
+tokens is all that passes between them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from latticeq.errors import InputError
 from latticeq.gpu.cache import CachePart, FloatPart, GpuCache, NestBasis, NestPart
+from latticeq.gpu.choice import Chooser
 from latticeq.gpu.kernels import nll_rows
 from latticeq.gpu.stage import Stage, Work
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.cache import KVCache
 from latticeq.model.kv.coding import KVCoding
 from latticeq.model.llama import Llama
+from latticeq.model.sampling import Sampling
 
 __all__ = ["GpuLlama"]
 
@@ -75,6 +78,7 @@ class GpuLlama(Llama):
         self._bases: dict[int, NestBasis] = {}  # of the stages, by their first layers
         with last.use() as cp:
             self._host_logits = cp.cuda.alloc_pinned_memory(4 * config.vocab_size)
+            self._choose = Chooser()
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -157,36 +161,40 @@ class GpuLlama(Llama):
 
     def prefill(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
         """Take in the next T tokens at once; return the logits after the last: (V,) float32."""
+        self._take_in(ids, cache)
+        last = self.stages[-1]
+        host = np.frombuffer(self._host_logits, np.float32, self.config.vocab_size)
+        with last.use():
+            last.logits.reshape(-1).get(stream=last.stream, out=host)
+            last.stream.synchronize()
+        return host.copy()
+
+    def next_token(self, ids: ArrayLike, cache: KVCache, sampling: Sampling) -> int:
+        """Take in tokens; return the one that the last device chooses to follow them."""
+        self._take_in(ids, cache)
+        last = self.stages[-1]
+        with last.use():
+            return self._choose(last.logits.reshape(-1), sampling)
+
+    def _take_in(self, ids: ArrayLike, cache: KVCache) -> None:
+        """Take in tokens, a single one by captured launches; the last stage has the logits."""
         tokens = self._checked(ids)
         if len(tokens) == 1:
-            return self.decode_step(int(tokens[0]), cache)
+            cache.check_room(1)
+            self._step(int(tokens[0]), self._own(cache))
+            return
         hidden = self.hidden(tokens, cache)
         last = self.stages[-1]
         with last.use():
             last.head(hidden[-1:], last.logits)
-        return self._fetched(last.logits)
 
-    def decode_step(self, token: int, cache: KVCache) -> NDArray[np.float32]:
-        """Take in one token, by captured launches; return the logits after it: (V,) float32."""
-        self._checked([token])
-        cache.check_room(1)
-        own = self._own(cache)
-        for number, (stage, part) in enumerate(zip(self.stages, own.parts, strict=True)):
+    def _step(self, token: int, cache: GpuCache) -> None:
+        for number, (stage, part) in enumerate(zip(self.stages, cache.parts, strict=True)):
             if number > 0:
                 before = self.stages[number - 1]
                 _pass_on(before, before.one.x, stage, stage.one.x)
-            stage.step(part, token, own.length)
-        own.advance(1)
-        return self._fetched(self.stages[-1].logits)
-
-    def _fetched(self, logits: Any) -> NDArray[np.float32]:
-        """Return logits (1, V) of the last stage on the host, as a new array."""
-        last = self.stages[-1]
-        host = np.frombuffer(self._host_logits, np.float32, self.config.vocab_size)
-        with last.use():
-            logits.reshape(-1).get(stream=last.stream, out=host)
-            last.stream.synchronize()
-        return host.copy()
+            stage.step(part, token, cache.length)
+        cache.advance(1)
 
     def logits(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the logits after every token of one sequence: (T,) int -> (T, V) float32."""

@@ -1,23 +1,21 @@
 """Generation: token ids in, token ids out. Knows no text.
 
-Greedy, or sampled from softmax(logits / temperature) cut to its nucleus: the smallest set of most
-likely tokens whose probabilities reach `top_p` (Holtzman et al. 2020, section 3.1). A seed makes a
-run repeatable on one machine; equal logits are ordered by id, so greedy never depends on luck.
+Tokens are chosen as `latticeq.model.sampling` says, by the host or where the model runs. A seed
+makes a run repeatable on one machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
-from functools import partial
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latticeq.errors import InputError, LatticeqError
+from latticeq.errors import InputError
+from latticeq.model.sampling import Sampling
 from latticeq.model.token_cache import Decoder, TokenCache
 
-__all__ = ["StopReason", "check_sampling", "choose", "generate"]
+__all__ = ["StopReason", "check_sampling", "generate"]
 
 StopReason = Literal["stop", "length", "context", "interrupted"]
 """Why a generation ended: a stop id, ``max_tokens``, a full context, or its caller's wish."""
@@ -83,8 +81,7 @@ def generate(
             f"the prompt has {len(prompt)} tokens; it must have from 1 to {model.context - 1}, one "
             f"less than the context: {limit}"
         )
-    rng = np.random.default_rng(seed)
-    draw = partial(choose, temperature=temperature, top_p=top_p, rng=rng)
+    sampling = Sampling(temperature, top_p, np.random.default_rng(seed))
     if cache is None:
         cache = TokenCache(model, min(model.context, len(prompt) + max_tokens - 1))
     # The last token yielded is never fed back, hence the 1.
@@ -94,7 +91,7 @@ def generate(
         list(prompt),
         max_tokens=max_tokens,
         room=room,
-        draw=draw,
+        sampling=sampling,
         stop_ids=stop_ids,
         progress=progress,
         interrupted=interrupted,
@@ -123,7 +120,7 @@ def _generate(
     *,
     max_tokens: int,
     room: int,
-    draw: Callable[[NDArray[np.float32]], int],
+    sampling: Sampling,
     stop_ids: Collection[int],
     progress: bool,
     interrupted: Callable[[], bool],
@@ -132,11 +129,14 @@ def _generate(
 
     starts = range(cache.keep(prompt), len(prompt), _PREFILL_TOKENS)
     for first in tqdm(starts, "prompt", disable=not progress or len(starts) == 1, leave=False):
-        logits = cache.prefill(prompt[first : first + _PREFILL_TOKENS])
+        part = prompt[first : first + _PREFILL_TOKENS]
+        if first == starts[-1]:
+            token = cache.next_token(part, sampling)
+        else:
+            cache.prefill(part)
         if interrupted():
             return "interrupted"
     for n_yielded in range(1, max_tokens + 1):
-        token = draw(logits)
         if token in stop_ids:
             return "stop"
         yield token
@@ -146,52 +146,5 @@ def _generate(
             return "interrupted"
         if n_yielded == room:
             return "context"
-        logits = cache.decode_step(token)
+        token = cache.next_token([token], sampling)
     return "length"
-
-
-def choose(
-    logits: NDArray[np.float32],
-    temperature: float,
-    top_p: float,
-    rng: np.random.Generator,
-) -> int:
-    """Choose the next token.
-
-    Parameters
-    ----------
-    logits : (V,) float32
-    temperature, top_p : float
-        As in `generate`.
-    rng : numpy.random.Generator
-        One number is drawn, unless the temperature is 0.
-
-    Raises
-    ------
-    LatticeqError
-        If the logits hold NaN or infinities.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> choose(np.float32([0, 2, 2, 1]), 0.0, 1.0, rng)
-    1
-    """
-    if not np.isfinite(logits).all():
-        raise LatticeqError(
-            "the model's logits hold NaN or infinite numbers; its weights are damaged, or out of "
-            "the range of float32: run `latticeq verify` on the folder"
-        )
-    if temperature == 0:
-        return int(np.argmax(logits))
-    scaled = logits.astype(np.float64)
-    scaled -= scaled.max()
-    with np.errstate(under="ignore", over="ignore"):  # a tiny temperature makes exp(-inf) = 0
-        probabilities = np.exp(scaled / temperature)  # (V,)
-    probabilities /= probabilities.sum()
-    order = np.argsort(-probabilities, kind="stable")  # most likely first, then by id
-    cumulative = np.cumsum(probabilities[order])
-    # Everything before the token that reaches top_p, and that token.
-    size = min(int(np.searchsorted(cumulative, top_p, side="left")) + 1, len(order))
-    drawn = rng.random() * cumulative[size - 1]
-    return int(order[min(int(np.searchsorted(cumulative, drawn, side="right")), size - 1)])

@@ -19,6 +19,7 @@ heads, K head width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -37,6 +38,7 @@ from latticeq.model.kv.new import new_cache
 from latticeq.model.one_token import OneToken
 from latticeq.model.rope import frequencies, rotary
 from latticeq.model.thread_share import ThreadShare
+from latticeq.model.token_cache import Decoder
 from latticeq.model.tokenizer import Tokenizer
 
 __all__ = ["BLOCK_LINEARS", "BLOCK_NORMS", "Block", "Llama"]
@@ -147,7 +149,7 @@ class Block:
         return gate
 
 
-class Llama:
+class Llama(Decoder):
     """A model that maps token ids to logits.
 
     Parameters
@@ -260,13 +262,13 @@ class Llama:
 
     def prefill(self, ids: ArrayLike, cache: KVCache) -> NDArray[np.float32]:
         """Take in the next T tokens at once; return the logits after the last: (V,) float32."""
-        last = self.head(self.hidden(ids, cache)[-1:])  # (1, V)
+        with self.thread_share if np.size(ids) == 1 else nullcontext():
+            last = self.head(self.hidden(ids, cache)[-1:])  # (1, V)
         return last.reshape(-1)
 
     def decode_step(self, token: int, cache: KVCache) -> NDArray[np.float32]:
         """Take in one token; return the logits after it: (V,) float32."""
-        with self.thread_share:
-            return self.prefill([token], cache)
+        return self.prefill([token], cache)
 
     def logits(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the logits after every token of one sequence: (T,) int -> (T, V) float32.

@@ -12,16 +12,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from latticeq.model.sampling import Sampling, choose
+
 __all__ = ["Decoder", "TokenCache"]
 
 
 class Decoder(Protocol):
-    """What generation needs of a model. `Llama` is one; tests use smaller ones."""
+    """What generation needs of a model. `Llama` is one; tests use smaller ones.
 
-    @property
-    def context(self) -> int:
-        """The most tokens that a sequence may have."""
-        ...
+    Who inherits from it has tokens chosen by the host, from logits; a model that keeps its logits
+    elsewhere has a `next_token` of its own.
+
+    Attributes
+    ----------
+    context : int
+        The most tokens that a sequence may have.
+    """
+
+    context: int
 
     def new_cache(self, context: int | None = None) -> Any:
         """Return the memory of one sequence, which has `KVCache.truncate`."""
@@ -34,6 +42,16 @@ class Decoder(Protocol):
     def decode_step(self, token: int, cache: Any) -> NDArray[np.float32]:
         """Take in one token; return the logits after it: (V,) float32."""
         ...
+
+    def next_token(self, ids: Sequence[int], cache: Any, sampling: Sampling) -> int:
+        """Take in tokens; return the one that is chosen to follow them, as `choose` would.
+
+        Raises
+        ------
+        LatticeqError
+            If the logits are not finite.
+        """
+        return choose(self.prefill(ids, cache), sampling)
 
 
 class TokenCache:
@@ -84,8 +102,8 @@ class TokenCache:
         self._ids += ids
         return logits
 
-    def decode_step(self, token: int) -> NDArray[np.float32]:
-        """Take in one token; return the logits after it: (V,) float32."""
-        logits = self._model.decode_step(token, self._cache)
-        self._ids.append(token)
-        return logits
+    def next_token(self, ids: Sequence[int], sampling: Sampling) -> int:
+        """Take in tokens; return the one that is chosen to follow them: see `Decoder`."""
+        token = self._model.next_token(ids, self._cache, sampling)
+        self._ids += ids
+        return token

@@ -28,12 +28,18 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no g++ 
 _BUILT: dict[str, ctypes.CDLL] = {}
 
 
-def build(folder: Path, name: str, extra: str = "", **constants: int) -> ctypes.CDLL:
-    """Compile a CUDA file or header, with `extra` after it, and load it: the same text once."""
+def build(
+    folder: Path, name: str, extra: str = "", *, neighbours: bool = False, **constants: int
+) -> ctypes.CDLL:
+    """Compile a CUDA file or header, with `extra` after it, and load it: the same text once.
+
+    With neighbours, `extra` runs the threads of a block together (``neighbours.h``).
+    """
     defines = "".join(f"#define {key} {value}\n" for key, value in constants.items())
     # The shim has its own halves: that header is left out.
     text = device._written_in(device._text(name), {"halves.cuh"})
-    whole = f'#include "{SHIM}"\n{defines}{text}\n{extra}'
+    first = "#define NEIGHBOURS\n" if neighbours else ""
+    whole = f'{first}#include "{SHIM}"\n{defines}{text}\n{extra}'
     if whole in _BUILT:
         return _BUILT[whole]
     source = folder / f"{name}.cpp"

@@ -1,5 +1,6 @@
-// What CUDA text needs to run on a CPU, one thread after the other: for tests of integer functions
-// and of what is rounded operation by operation. Compile with -ffp-contract=off.
+// What CUDA text needs to run on a CPU, one thread after the other, or, with NEIGHBOURS defined, those
+// of a block together: for tests of integer functions and of what is rounded operation by operation.
+// Compile with -ffp-contract=off.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -15,13 +16,11 @@ typedef unsigned long long u64;
 #define __device__
 #define __launch_bounds__(...)
 #define __shared__ static
-static inline void __syncthreads() {}
-static inline void __syncwarp() {}
-
 struct uint4 { u32 x, y, z, w; };
 static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 struct Place { int x, y, z; };
 static Place blockIdx, blockDim, threadIdx, gridDim;
+using std::isfinite;
 
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
@@ -31,10 +30,17 @@ static inline float __uint_as_float(u32 bits) { float x; std::memcpy(&x, &bits, 
 static inline u32 __float_as_uint(float x) { u32 bits; std::memcpy(&bits, &x, 4); return bits; }
 static inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 static inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
-static inline float __shfl_xor_sync(u32, float x, int) { return x; }  // one thread has no neighbours
+#ifdef NEIGHBOURS
+#include "neighbours.h"
+#else  // one thread has no neighbours
+static inline void __syncthreads() {}
+static inline void __syncwarp() {}
+static inline float __shfl_xor_sync(u32, float x, int) { return x; }
 static inline int __shfl_xor_sync(u32, int x, int) { return x; }
 static inline double __shfl_xor_sync(u32, double x, int) { return x; }
+#endif
 static inline float __shfl_sync(u32, float x, int, int) { return x; }
+static inline int __clzll(u64 x) { return x ? __builtin_clzll(x) : 64; }
 static inline int __popc(u32 x) { return __builtin_popcount(x); }
 static inline u32 __byte_perm(u32 low, u32 high, u32 places) {
     u64 both = (u64)high << 32 | low;

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latticeq.errors import InputError
+from latticeq.errors import InputError, LatticeqError
 from latticeq.gpu.device import device_count
 from latticeq.gpu.loader import load_gpu
 from latticeq.model.loader import load
 from latticeq.model.perplexity import perplexity
 from latticeq.model.quantize import quantize
+from latticeq.model.sampling import Sampling, choose
 from tests.tiny_llama import random_ids
 from tests.tiny_model import byte_config, latticeq, write_byte_model
 
@@ -91,6 +92,40 @@ def test_layers_spread_over_devices_change_nothing(folders: dict[str, Path], reg
         model = load_gpu(folders[regime], devices=devices)
         assert (model.logits(IDS) == logits).all()
         assert model.generate(IDS[:20].tolist(), max_tokens=4) == greedy
+
+
+LAWS = {"greedy": {}, "sampled": {"temperature": 0.8, "top_p": 0.9, "seed": 3}}
+
+
+@pytest.mark.parametrize("devices", [(0,), (0, 0, 0)])
+@pytest.mark.parametrize("law", LAWS)
+def test_tokens_chosen_on_the_device_are_those_of_the_hosts_choice(
+    folders: dict[str, Path], law: str, devices: tuple[int, ...]
+) -> None:
+    model, prompt, options = load_gpu(folders["w"], devices=devices), IDS[:20].tolist(), LAWS[law]
+    found = model.generate(prompt, max_tokens=30, **options)
+    seed = options.get("seed")
+    sampling = Sampling(
+        options.get("temperature", 0.0), options.get("top_p", 1.0), np.random.default_rng(seed)
+    )
+    cache, wanted = model.new_cache(60), []
+    logits = model.prefill(prompt, cache)
+    for _ in found:
+        wanted.append(choose(logits, sampling))
+        logits = model.decode_step(wanted[-1], cache)
+    assert found == wanted
+    assert len(set(found)) > 1
+    assert model.generate(prompt, max_tokens=30, **options) == found
+
+
+def test_logits_that_are_not_numbers_are_an_error(folders: dict[str, Path]) -> None:
+    model = load_gpu(folders["float"])
+    with model.stages[-1].use():
+        model.norm[...] = np.nan
+    with pytest.raises(LatticeqError, match="NaN or infinite numbers"):
+        model.generate([1, 2, 3], max_tokens=1)
+    with pytest.raises(LatticeqError, match="NaN or infinite numbers"):
+        model.generate([1], max_tokens=1, temperature=1.0)
 
 
 def test_perplexity_is_the_cpus(folders: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ from latticeq.errors import InputError
 from latticeq.model.chat_template import ChatTemplate
 from latticeq.model.conversation import Conversation, one_turn, stop_ids
 from latticeq.model.loader import load
+from latticeq.model.token_cache import Decoder
 from latticeq.model.tokenizer import Tokenizer
 from tests.chat_templates import ALTERNATING, CHATML, PLAIN, TRIMMED
 from tests.tiny_model import byte_config, write_byte_model
@@ -29,7 +30,7 @@ def byte_tokenizer(*stops: int) -> Tokenizer:
     return Tokenizer(backend, frozenset(stops))
 
 
-class Scripted:
+class Scripted(Decoder):
     """A model that says one scripted reply after the other, and notes what it was given."""
 
     class Cache(list):
@@ -50,15 +51,9 @@ class Scripted:
 
     def prefill(self, ids, cache):
         cache.extend(ids)
-        self.taken_in.append(len(ids))
-        self._left = self._replies.pop(0)
-        return self._next()
-
-    def decode_step(self, token, cache):
-        cache.append(token)
-        return self._next()
-
-    def _next(self):
+        if len(ids) > 1:  # a prompt, and no token of a reply
+            self.taken_in.append(len(ids))
+            self._left = self._replies.pop(0)
         return np.eye(258, dtype=np.float32)[self._left.pop(0)]
 
 

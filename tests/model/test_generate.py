@@ -1,14 +1,13 @@
 """Generation on models that have no weights: what is chosen, and when it ends."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
 from latticeq.errors import InputError, LatticeqError
-from latticeq.model.generate import choose, generate
+from latticeq.model.generate import generate
 from latticeq.model.loader import load
-from latticeq.model.token_cache import TokenCache
+from latticeq.model.sampling import Sampling
+from latticeq.model.token_cache import Decoder, TokenCache
 from tests.tiny_llama import CONFIGS, random_ids, random_weights, write_folder
 
 
@@ -20,7 +19,7 @@ class Given(list):
         del self[length:]
 
 
-class Fixed:
+class Fixed(Decoder):
     """A model whose logits are the same after every token; it notes what it was given."""
 
     def __init__(self, logits, context=100):
@@ -150,37 +149,16 @@ def test_a_seed_repeats_and_another_differs():
     assert runs[0] != runs[2]
 
 
-def test_uniform_logits_are_sampled_uniformly():
-    rng = np.random.default_rng(0)
-    counts = Counter(choose(np.zeros(4, np.float32), 1.0, 1.0, rng) for _ in range(4000))
-    assert set(counts) == {0, 1, 2, 3}
-    # Five standard deviations of a binomial with p = 1/4.
-    assert all(abs(count - 1000) < 5 * np.sqrt(4000 * 3 / 16) for count in counts.values())
+def test_a_model_that_chooses_is_asked_to():
+    class Choosing(Counting):
+        def next_token(self, ids, cache, sampling):
+            assert sampling == Sampling(0.5, 0.25, sampling.rng)
+            super().prefill(ids, cache)
+            return (ids[-1] + 2) % 50
 
-
-def test_temperature_sharpens():
-    rng = np.random.default_rng(0)
-    logits = np.log(np.float32([0.6, 0.4]))
-    share = np.mean([choose(logits, 0.5, 1.0, rng) == 0 for _ in range(4000)])
-    assert share == pytest.approx(0.36 / (0.36 + 0.16), abs=0.04)
-    assert choose(logits, 1e-300, 1.0, rng) == 0
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.1, {2}), (0.5, {2}), (0.51, {2, 0}), (0.8, {2, 0}), (0.85, {2, 0, 3}), (1.0, {0, 1, 2, 3})],
-)
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
-    rng = np.random.default_rng(0)
-    # In float64, as the logits are only those of float32: halves and quarters stay exact enough.
-    logits = np.log(np.array([0.3, 0.075, 0.5, 0.125])).astype(np.float32)
-    top_p += -1e-6 if top_p in (0.5, 0.8) else 0  # the sums are only as exact as float32 logits
-    assert {choose(logits, 1.0, top_p, rng) for _ in range(500)} == kept
-
-
-def test_top_p_breaks_ties_by_id():
-    rng = np.random.default_rng(0)
-    assert {choose(np.zeros(4, np.float32), 1.0, 0.5, rng) for _ in range(200)} == {0, 1}
+    model = Choosing(np.zeros(50))
+    assert run(model, [3], max_tokens=3, temperature=0.5, top_p=0.25) == ([5, 7, 9], "length")
+    assert model.given == [3, 5, 7]
 
 
 @pytest.mark.parametrize(

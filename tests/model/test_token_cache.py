@@ -115,7 +115,7 @@ def greedy(model, cache, prompt, count=6):
     made = []
     for _ in range(count):
         made.append(int(np.argmax(logits)))
-        logits = cache.decode_step(made[-1])
+        logits = cache.prefill([made[-1]])
     return first, made
 
 
