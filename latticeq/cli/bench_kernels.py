@@ -309,7 +309,7 @@ def _maker(
         copy = packed if number == 0 else type(packed)(packed.entry, arrays)
         return make_packed_linear(copy, runtime=runtime)
 
-    return linear, shape[0] * shape[1] if runtime == "int8" else packed.nbytes
+    return linear, make_packed_linear(packed, runtime=runtime).run_nbytes
 
 
 def _report(rows: Sequence[KernelRow], peaks: Peaks) -> None:

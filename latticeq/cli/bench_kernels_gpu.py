@@ -158,7 +158,7 @@ class _Bench:
         packed = random_packed(name, *shape, self._seed)
         device = self._device.index
         linears = [make_gpu_linear(packed, None, device)]
-        count = self._copies(linears[0].device_nbytes)
+        count = self._copies(linears[0].run_nbytes)
         return linears + [make_gpu_linear(packed, None, device) for _ in range(count - 1)]
 
     def _row(
@@ -177,7 +177,7 @@ class _Bench:
         time_of = _timer(first, tokens) or time_captured
         timing = time_of([product(linear) for linear in linears], self._repeats)
         shape = first.out_features, first.in_features
-        nbytes = first.device_nbytes
+        nbytes = first.run_nbytes
         return self._made(name, shape, tokens, nbytes, timing, float_seconds)
 
     def _float_row(self, shape: tuple[int, int], tokens: int) -> ProductRow:

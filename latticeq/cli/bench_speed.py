@@ -215,8 +215,8 @@ def bytes_per_token(model: Llama) -> int:
 
     A tied head is the embeddings' matrix and is read as the head.
     """
-    is_tied = model.head is model.embedding
-    return model.nbytes - (0 if is_tied else model.embedding.nbytes)
+    linears = [linear for block in model.blocks for linear in block.linears.values()]
+    return sum(linear.run_nbytes for linear in [*linears, model.head])
 
 
 def block_weights(model: Llama) -> int:

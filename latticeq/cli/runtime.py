@@ -24,7 +24,8 @@ FEW_CORES = {"voronoi": 8, "nestquantm": 6, "d8": 4}
 """Below so many cores a format's codewords take longer to decode than a byte a weight to read.
 
 From the bytes a core decodes in a second beside those that memory delivers to all cores; formats
-without a kernel for one token always take int8, and cell cubic never does.
+without a kernel for one token always take int8, and cell cubic never does. Nor does Voronoi where
+its codewords are laid out anew (`latticeq.linear.unfolded`): that is for matrices of others.
 """
 
 _ALWAYS = ("pvq", "int4", "nf4", "mxfp4", "nvfp4")
@@ -71,9 +72,8 @@ def chosen_runtime(folder: Path, choice: str, config: dict[str, Any]) -> str:
         return "packed"
     if choice != "auto":
         return choice
-    formats = sorted({str(entry["format"]) for entry in linears})
     cores = machine.physical_cores()
-    wanted = [name for name in formats if name in _ALWAYS or cores < FEW_CORES.get(name, 0)]
+    wanted = sorted({str(entry["format"]) for entry in linears if _wants_int8(entry, cores)})
     if not wanted:
         return "packed"
     needed = sum(prod(entry["shape"]) for entry in linears)
@@ -90,3 +90,14 @@ def chosen_runtime(folder: Path, choice: str, config: dict[str, Any]) -> str:
         f"{megabytes(needed)} of memory; --runtime packed keeps it as stored"
     )
     return "int8"
+
+
+def _wants_int8(entry: dict[str, Any], cores: int) -> bool:
+    """Tell whether a matrix decodes tokens faster as int8."""
+    from latticeq.linear.unfolded import can_unfold
+    from latticeq.storage.bits import bit_width
+
+    name = str(entry["format"])
+    if name == "voronoi" and can_unfold(entry["shape"][1], bit_width(entry["k"])):
+        return False
+    return name in _ALWAYS or cores < FEW_CORES.get(name, 0)

@@ -212,7 +212,7 @@ class DeviceLinear:
         nbytes: int,
     ) -> None:
         self.out_features, self.in_features = weight.shape
-        self.rotation, self.nbytes = rotation, nbytes
+        self.rotation, self.nbytes, self.run_nbytes = rotation, nbytes, weight.nbytes
         self._engine, self._weight = engine, weight
         self._bias = None if bias is None else upload(bias)
 

@@ -61,7 +61,7 @@ class GpuLinear:
         N and M.
     nbytes : int
         Bytes of the packed matrix, as the file has it.
-    device_nbytes : int
+    run_nbytes : int
         Bytes of device memory.
     dtype : str
         How it is stored, and what became of that on the device if it is another.
@@ -77,7 +77,7 @@ class GpuLinear:
     ) -> None:
         self.out_features, self.in_features = packed.shape
         self.nbytes = packed.nbytes
-        self.device_nbytes = weights.nbytes
+        self.run_nbytes = weights.nbytes
         self.dtype = dtype
         self.weights = weights
         if bias is not None and bias.shape != (self.out_features,):
@@ -187,7 +187,7 @@ def make_gpu_linear(
 
 def tiled_rows(packed: Packed) -> Iterator[tuple[int, Any]]:
     """Yield rows as the CPU decodes them."""
-    for group, tile in make_tiled_linear(packed).float_tiles():
+    for group, tile in make_tiled_linear(packed, runtime="float32").float_tiles():
         yield ROWS * group, tile.T
 
 

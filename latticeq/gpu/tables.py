@@ -47,7 +47,7 @@ class FloatTable:
         self, weight: NDArray[np.float32] | Any, bias: NDArray[np.float32] | None = None
     ) -> None:
         self.out_features, self.in_features = weight.shape
-        self.nbytes = weight.nbytes
+        self.nbytes = self.run_nbytes = weight.nbytes
         self._weight = upload(weight) if isinstance(weight, np.ndarray) else weight
         self._bias = None if bias is None else upload(bias)
 
@@ -90,7 +90,8 @@ class Int8Table:
         self._linear = linear
         self._packed, self._row_scale = packed, row_scale
         self.out_features, self.in_features = linear.out_features, linear.in_features
-        self.nbytes, self.dtype = linear.nbytes, linear.dtype
+        self.nbytes, self.run_nbytes = linear.nbytes, linear.run_nbytes
+        self.dtype = linear.dtype
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Multiply: (T, N) float32 -> (T, M) float32."""

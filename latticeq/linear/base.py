@@ -26,6 +26,8 @@ class Linear(Protocol):
     nbytes : int
         Bytes that hold the matrix: codes, scales and indices, all of them. The bias is not counted:
         it is no part of what is quantized.
+    run_nbytes : int
+        Bytes that one product of a token reads: others, where the matrix is laid out anew.
     dtype : str
         How the matrix is stored, for people: ``"float32"``, ``"bfloat16"``, ``"nestquant"``.
     """
@@ -38,6 +40,9 @@ class Linear(Protocol):
 
     @property
     def nbytes(self) -> int: ...  # noqa: D102
+
+    @property
+    def run_nbytes(self) -> int: ...  # noqa: D102
 
     @property
     def dtype(self) -> str: ...  # noqa: D102

@@ -42,7 +42,17 @@ from latticeq.simd import (
     to_float,
 )
 
-__all__ = ["CELLS", "Cell", "cubic_codewords", "voronoi_codewords"]
+__all__ = [
+    "AHEAD",
+    "CELLS",
+    "Cell",
+    "cubic_codewords",
+    "matrix_of",
+    "operands_of",
+    "raised_dot",
+    "store_block",
+    "voronoi_codewords",
+]
 
 
 AHEAD = 2048
@@ -105,14 +115,22 @@ def _d8(words: Any, indices: int, width: int, q: int, tables: Any) -> Any:
 
 
 @kernel(inline=True)
+def matrix_of(group: int, plan: Any) -> Any:
+    """Return which matrix of a plan a row group belongs to, and which one of its own it is."""
+    # A loop's index is unsigned, and unsigned and signed integers together make floats.
+    matrix, mine = 0, np.int64(group)
+    while plan[matrix, 5] <= group:
+        matrix, mine = matrix + 1, np.int64(group) - plan[matrix, 5]
+    return matrix, mine
+
+
+@kernel(inline=True)
 def _multiply_group(
     group: int, plan: Any, q: int, operands: Any, tables: Any, scale: float, y: Any, dots: Any
 ) -> None:
     """Do the share of `Cell.multiply_token` that one row group is."""
-    # A loop's index is unsigned, and unsigned and signed integers together make floats.
-    matrix, mine, blocks = 0, np.int64(group), len(operands)
-    while plan[matrix, 5] <= group:
-        matrix, mine = matrix + 1, np.int64(group) - plan[matrix, 5]
+    matrix, mine = matrix_of(group, plan)
+    blocks = len(operands)
     width = plan[matrix, 4]
     words = plan[matrix, 0] + 64 * blocks * mine
     indices = plan[matrix, 1] + 2 * width * blocks * mine
@@ -129,7 +147,7 @@ def _multiply_group(
 
 
 @kernel(inline=True)
-def _raised_dot(even: Any, odd: Any, operand: Any) -> Any:
+def raised_dot(even: Any, odd: Any, operand: Any) -> Any:
     """Multiply raised bytes: the accumulator starts where that makes the dot right."""
     dot = broadcast(operand[2], even)
     dot = dot_bytes(dot, even, broadcast(operand[0], even))
@@ -139,7 +157,7 @@ def _raised_dot(even: Any, odd: Any, operand: Any) -> Any:
 @kernel(inline=True)
 def _voronoi_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
     even, odd, index = voronoi_codewords(words, indices, width, q, tables)
-    return _raised_dot(even, odd, operand), index
+    return raised_dot(even, odd, operand), index
 
 
 @kernel(inline=True)
@@ -147,13 +165,13 @@ def _nestquantm_dots(
     words: Any, indices: int, width: int, q: int, tables: Any, operand: Any
 ) -> Any:
     even, odd, index = _nestquantm(words, indices, width, q, tables)
-    return _raised_dot(even, odd, operand), index
+    return raised_dot(even, odd, operand), index
 
 
 @kernel(inline=True)
 def _cubic_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
     """Multiply 4 n + 2 b - (2q - 1): the part of the parity b is one number for the whole block."""
-    dot = _raised_dot((words << 2) & 0x3C3C3C3C, shift_right(words, 2) & 0x3C3C3C3C, operand)
+    dot = raised_dot((words << 2) & 0x3C3C3C3C, shift_right(words, 2) & 0x3C3C3C3C, operand)
     is_odd = (count_ones(words & 0x11111111) & 1) != 0
     return select(is_odd, dot + operand[3], dot), scale_index_at(indices, width, words)
 
@@ -161,15 +179,16 @@ def _cubic_dots(words: Any, indices: int, width: int, q: int, tables: Any, opera
 @kernel(inline=True)
 def _d8_dots(words: Any, indices: int, width: int, q: int, tables: Any, operand: Any) -> Any:
     even, odd, index = d8_words_lanes(words, q)
-    return _raised_dot(even, odd, operand), index
+    return raised_dot(even, odd, operand), index
 
 
 @kernel
-def _operands(x: Any, codes: Any, offset: int, is_cubic: bool) -> Any:
+def operands_of(x: Any, codes: Any, offset: int, is_cubic: bool) -> Any:
     """Return what each block is multiplied with, (N / 8, 4) int32, and the token's scale.
 
-    A block's even and its odd coordinates, where the dot starts, and what it changes by if the
-    parity of a codeword of cell cubic is odd: 2 (sum of x_i, i >= 1) - 2 x_0.
+    A block's even and its odd coordinates, where the dot starts, and what it changes by if all
+    bytes are larger by one, or, for cell cubic, if the parity of its codeword is odd:
+    2 (sum of x_i, i >= 1) - 2 x_0.
     """
     pairs = np.empty((x.size // 8, 3), np.int32)
     scale = prepare_row(x, codes, pairs)
@@ -177,12 +196,23 @@ def _operands(x: Any, codes: Any, offset: int, is_cubic: bool) -> Any:
     for block in range(len(pairs)):
         total = pairs[block, 2]
         found[block, 0], found[block, 1] = pairs[block, 0], pairs[block, 1]
-        found[block, 2], found[block, 3] = -offset * total, 0
+        found[block, 2], found[block, 3] = -offset * total, total
         if is_cubic:
             first = np.int32(np.int8(pairs[block, 0] & 255))
             found[block, 2] += 2 * first
             found[block, 3] = 2 * total - 4 * first
     return found, scale
+
+
+@kernel(inline=True)
+def store_block(points: Any, block: int, even: Any, odd: Any) -> None:
+    """Store the bytes of a block, coordinates 0 to 3 and then 4 to 7 of sixteen rows."""
+    low = (even & 0xFF) | ((odd & 0xFF) << 8)
+    low = low | ((even & 0xFF00) << 8) | ((odd & 0xFF00) << 16)
+    high = (shift_right(even, 16) & 0xFF) | (shift_right(odd, 8) & 0xFF00)
+    high = high | (shift_right(even, 8) & 0xFF0000) | (odd & -0x1000000)
+    store(points, 32 * block, low)
+    store(points, 32 * block + 16, high)
 
 
 @kernel(inline=True)
@@ -197,18 +227,13 @@ def _decode_group(
         even, odd, index = codewords(
             load(words, 16 * block), indices + 2 * width * block, width, q, tables
         )
-        low = (even & 0xFF) | ((odd & 0xFF) << 8)
-        low = low | ((even & 0xFF00) << 8) | ((odd & 0xFF00) << 16)
-        high = (shift_right(even, 16) & 0xFF) | (shift_right(odd, 8) & 0xFF00)
-        high = high | (shift_right(even, 8) & 0xFF0000) | (odd & -0x1000000)
-        store(points, 32 * block, low)
-        store(points, 32 * block + 16, high)
+        store_block(points, block, even, odd)
         store(scales, 16 * block, scale * lookup(table, index))
 
 
 @kernel(parallel=True)
 def _multiply_voronoi(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
-    operands, scale = _operands(x, codes, 2 * q, False)
+    operands, scale = operands_of(x, codes, 2 * q, False)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _voronoi_dots)
 
@@ -224,7 +249,7 @@ def _decode_voronoi(
 
 @kernel(parallel=True)
 def _multiply_nestquantm(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
-    operands, scale = _operands(x, codes, 2 * q, False)
+    operands, scale = operands_of(x, codes, 2 * q, False)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _nestquantm_dots)
 
@@ -240,7 +265,7 @@ def _decode_nestquantm(
 
 @kernel(parallel=True)
 def _multiply_cubic(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
-    operands, scale = _operands(x, codes, 2 * q - 1, True)
+    operands, scale = operands_of(x, codes, 2 * q - 1, True)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _cubic_dots)
 
@@ -256,7 +281,7 @@ def _decode_cubic(
 
 @kernel(parallel=True)
 def _multiply_d8(plan: Any, q: int, tables: Any, x: Any, codes: Any, y: Any) -> None:
-    operands, scale = _operands(x, codes, q, False)
+    operands, scale = operands_of(x, codes, q, False)
     for group in prange(plan[-1, 5]):
         _multiply_group(group, plan, q, operands, tables, scale, y, _d8_dots)
 

@@ -55,7 +55,7 @@ class CodedLinear:
         self.inner = inner
         self.codec = codec
         self.in_features, self.out_features = inner.in_features, inner.out_features
-        self.nbytes = inner.nbytes
+        self.nbytes, self.run_nbytes = inner.nbytes, inner.run_nbytes
         self.dtype = inner.dtype
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -120,7 +120,7 @@ class DecodedLinear:
     def __init__(self, inner: TiledLinear) -> None:
         self.inner = inner
         self.in_features, self.out_features = inner.in_features, inner.out_features
-        self.nbytes = inner.nbytes
+        self.nbytes, self.run_nbytes = inner.nbytes, inner.run_nbytes
         self.dtype = inner.dtype
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

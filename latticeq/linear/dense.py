@@ -66,7 +66,7 @@ class DenseLinear:
                 f"{weight.shape[:1]}"
             )
         self.out_features, self.in_features = weight.shape
-        self.nbytes = weight.nbytes
+        self.nbytes = self.run_nbytes = weight.nbytes
         self.dtype = names[weight.dtype.name]
         # A read-only view of the base class: mapped or not, kernels see one type and compile once.
         stored = np.ascontiguousarray(np.asarray(weight))

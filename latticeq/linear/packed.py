@@ -34,7 +34,7 @@ __all__ = [
 RUNTIMES = ("packed", "int8", "float32")
 """How a packed matrix is run.
 
-- "packed": as it is stored; activations are rounded to int8;
+- "packed": exactly what is stored; activations are rounded to int8;
 - "int8": rounded to a byte a weight when it is loaded (`RoundedLinear`);
 - "float32": decoded tile by tile and multiplied by BLAS, activations in float32.
 """
@@ -62,10 +62,10 @@ def make_packed_linear(
     """
     if runtime != "int8":
         return make_tiled_linear(packed, bias, runtime)
-    linear = make_tiled_linear(packed, bias)
-    n = linear.in_features
-    stays = isinstance(linear, Int8Linear) or n % 4 != 0 or n > MAX_COLUMNS
-    return linear if stays else RoundedLinear(linear)
+    n = packed.shape[1]
+    if isinstance(packed, PackedInt8) or n % 4 != 0 or n > MAX_COLUMNS:
+        return make_tiled_linear(packed, bias)
+    return RoundedLinear(make_tiled_linear(packed, bias, "float32"))
 
 
 def make_tiled_linear(

@@ -36,8 +36,8 @@ class RoundedLinear:
     ----------
     rotation : Rotation
         Of the input.
-    nbytes : int
-        Of the packed matrix: what the file holds. In memory it is M · N and a scale a row.
+    nbytes, run_nbytes : int
+        Of the packed matrix, what the file holds; and of memory, M · N and a scale a row.
 
     Raises
     ------
@@ -63,6 +63,7 @@ class RoundedLinear:
         groups = -(-self.out_features // ROWS)
         self._words = np.empty((groups, self.in_features // 4, ROWS), np.int32)
         self._row_scale = np.empty(ROWS * groups, np.float32)
+        self.run_nbytes = self._words.nbytes + self._row_scale.nbytes
         for first, words, scale in inner.rounded_tiles():
             self._words[first : first + len(words)] = words
             self._row_scale[ROWS * first : ROWS * first + len(scale)] = scale

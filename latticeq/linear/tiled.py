@@ -62,7 +62,7 @@ class TiledLinear(ABC):
     ) -> None:
         shape = packed.shape
         self.out_features, self.in_features = shape
-        self.nbytes = packed.nbytes
+        self.nbytes = self.run_nbytes = packed.nbytes
         self.rotation = packed.rotation
         self.runtime = runtime
         self._groups = -(-shape[0] // ROWS)

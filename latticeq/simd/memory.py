@@ -128,7 +128,7 @@ def _fields_plain(address: int, width: int) -> Any:
 
 @word(_fields_plain)
 def fields_at(_: Any, address: Any, width: Any) -> Any:
-    """Load sixteen fields of a literal number of bits, 1 to 4, from 2 * width bytes.
+    """Load sixteen fields of a literal number of bits, 1 to 4 or 8, from 2 * width bytes.
 
     The lowest bits of lane l are field l; what is above them is not zero: the rest of the field's
     byte or of the one after it. `lookup` does not mind where its table is repeated.
@@ -154,6 +154,23 @@ def fields_at(_: Any, address: Any, width: Any) -> Any:
         return builder.lshr(builder.bitcast(spread_out, result.vector), shifts)
 
     return signature(result, types.intp, width), codegen
+
+
+@word(
+    lambda address: np.unpackbits(
+        np.array((ctypes.c_uint8 * 2).from_address(int(address))), bitorder="little"
+    ).astype(bool)[None]
+)
+def mask_at(_: Any, address: Any) -> Any:
+    """Load sixteen bits from two bytes: lanes of bool, the lowest bit first."""
+    result = Lanes("bool", 1)
+
+    def codegen(_: Any, builder: Builder, __: Any, args: Sequence[Value]) -> Value:
+        loaded = builder.load(builder.inttoptr(args[0], ir.IntType(LANES).as_pointer()))
+        loaded.align = 1
+        return builder.bitcast(loaded, result.vector)
+
+    return signature(result, types.intp), codegen
 
 
 def _fits(array: Any, x: Lanes, coords: int) -> bool:

@@ -101,6 +101,13 @@ def test_matrices_run_as_bytes_are_read_as_bytes() -> None:
     outcome = latticeq("bench", "kernels", *SMALL, "--formats", "voronoi", "--runtime", "int8")
     assert outcome.code == 0, outcome.err
     for row in outcome.result["rows"]:
-        width = 4 if row["format"] == FLOAT else 1
-        assert row["nbytes"] == width * row["rows"] * row["columns"]
+        width, scale = (4, 0) if row["format"] == FLOAT else (1, 4)
+        assert row["nbytes"] == row["rows"] * (width * row["columns"] + scale)
     assert outcome.result["runtime"] == "int8"
+
+
+def test_codewords_laid_out_anew_count_as_they_are_read() -> None:
+    outcome = latticeq("bench", "kernels", *SMALL, "--formats", "voronoi")
+    assert outcome.code == 0, outcome.err
+    row = next(row for row in outcome.result["rows"] if row["format"] != FLOAT)
+    assert row["nbytes"] == row["rows"] * (5.375 / 8 * row["columns"] + 4)

@@ -11,11 +11,11 @@ from latticeq.cli.runtime import chosen_runtime
 HERE = Path("model")
 
 
-def config(format_: str, **more: Any) -> dict[str, Any]:
-    """Return a config of one linear of 64 x 64 weights, and embeddings."""
+def config(format_: str, k: int = 8, **more: Any) -> dict[str, Any]:
+    """Return a config of one linear of 64 x 64 weights, of k scales, and embeddings."""
     tensors = {
         "model.embed_tokens.weight": {"format": "int8", "shape": [99, 64]},
-        "model.layers.0.mlp.up_proj.weight": {"format": format_, "shape": [64, 64]},
+        "model.layers.0.mlp.up_proj.weight": {"format": format_, "shape": [64, 64], "k": k},
     }
     return {"quantization_config": {"tensors": tensors, **more}}
 
@@ -41,6 +41,11 @@ def test_auto_goes_by_format_and_cores(
     monkeypatch.setattr(machine, "physical_cores", lambda: cores)
     assert chosen_runtime(HERE, "auto", config(format_)) == runtime
     assert ("runtime int8" in capsys.readouterr().err) == (runtime == "int8")
+
+
+def test_voronoi_that_can_be_unfolded_runs_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "physical_cores", lambda: 1)
+    assert chosen_runtime(HERE, "auto", config("voronoi", k=4)) == "packed"
 
 
 def test_auto_minds_memory(

@@ -43,6 +43,7 @@ from latticeq.simd import (
     load_strided,
     lookup,
     magnitude,
+    mask_at,
     max_bytes,
     max_lanes,
     maximum,
@@ -253,6 +254,8 @@ def addresses(at_ints: int, at_floats: int, at_raw: int, halves: Any, f: Any, i:
     store(i, 48, fields_at(at_raw + 3, 2))
     store(i, 64, fields_at(at_raw + 7, 3))
     store(i, 80, fields_at(at_raw + 13, 4))
+    store(i, 336, fields_at(at_raw + 17, 8))
+    store(i, 352, select(mask_at(at_raw + 5), load_ints_at(at_ints), 7))
     rows = spread_at(at_ints, 12, float_bits(filled_rows(0, (7, 7, 7)))) ^ load_ints_at(at_ints)
     store_strided(i, 96, 16, rows)
     store_strided(i, 144, 16, gather_byte(rows, 2))

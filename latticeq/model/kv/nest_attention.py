@@ -109,11 +109,13 @@ def _split_query(q, raised, operands):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _score(operands, scales, code, addresses, place, scores, heads, codewords):  # type: ignore[no-untyped-def]
+def _score(queries, code, addresses, place, scores, heads, codewords):  # type: ignore[no-untyped-def]
     """Set scores, (heads, CHUNK), to the products of queries with keys, in whole tiles.
 
-    `place` is the first tile of the chunk, counted over kv heads, and the positions that are seen.
+    `queries` are operands, (heads, K / 8, 6), and scales, (heads,), of `_split_query`; `place` is
+    the first tile of the chunk, counted over kv heads, and the positions that are seen.
     """
+    operands, scales = queries
     nesting, _, index_bits, betas, tables = code
     first, count = place
     blocks = operands.shape[1]
@@ -244,16 +246,8 @@ def _attend_chunk(task, queries, codes, plan, tiles, seen, mixed, sums, heads, c
     weights = np.empty((len(heads), CHUNK), np.float32)
     for h in range(0, mixed.shape[2], len(heads)):
         mine = slice(h, h + len(heads))
-        _score(
-            operands[g, mine],
-            scales[g, mine],
-            key_code,
-            addresses,
-            place,
-            weights,
-            heads,
-            codewords,
-        )
+        asked = (operands[g, mine], scales[g, mine])
+        _score(asked, key_code, addresses, place, weights, heads, codewords)
         _exponentiate(weights, place[1], mixed.shape[3], sums[g, chunk, mine])
         _mix(weights, value_code, addresses, place, ahead, mixed[g, chunk, mine], heads, codewords)
 
@@ -276,10 +270,8 @@ def _prepare(q, bases, codes, seen, heads):  # type: ignore[no-untyped-def]
     width, kv_heads = q.shape[1], query_basis.shape[1]
     shared = len(q) // kv_heads
     n, chunks = -(-shared // len(heads)) * len(heads), -(-seen // CHUNK)
-    operands, scales = (
-        np.zeros((kv_heads, n, width // 8, 6), np.int32),
-        np.zeros((kv_heads, n), np.float32),
-    )
+    operands = np.zeros((kv_heads, n, width // 8, 6), np.int32)
+    scales = np.zeros((kv_heads, n), np.float32)
     turned = np.empty(width, np.float32)
     for h in range(len(q)):
         g, mine = h // shared, h % shared
