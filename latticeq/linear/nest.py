@@ -88,6 +88,7 @@ class NestLinear(TiledLinear):
             self._kernels = UNFOLDED
             held = (self._words, self._scale_index, self._row_scale)
             self.run_nbytes = sum(array.nbytes for array in held)
+            self.release()
 
     @classmethod
     def apply_group(

@@ -67,6 +67,7 @@ class RoundedLinear:
         for first, words, scale in inner.rounded_tiles():
             self._words[first : first + len(words)] = words
             self._row_scale[ROWS * first : ROWS * first + len(scale)] = scale
+        inner.release()
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Multiply: (T, N) float32 -> (T, M) float32."""

@@ -25,6 +25,7 @@ from latticeq.jit import threads
 from latticeq.linear.int8_tiles import MAX_COLUMNS, Int8Rows, multiply_tiles, round_tile
 from latticeq.storage.bits import ROWS
 from latticeq.storage.formats.base import Packed
+from latticeq.storage.mapped import release
 from latticeq.transforms.rotation import Rotation
 
 __all__ = ["TILED_RUNTIMES", "TiledLinear", "check_input", "padded_scale", "read_only"]
@@ -64,6 +65,7 @@ class TiledLinear(ABC):
         self.out_features, self.in_features = shape
         self.nbytes = self.run_nbytes = packed.nbytes
         self.rotation = packed.rotation
+        self._stored = tuple(packed.arrays.values())
         self.runtime = runtime
         self._groups = -(-shape[0] // ROWS)
         if runtime not in TILED_RUNTIMES:
@@ -92,6 +94,11 @@ class TiledLinear(ABC):
             return [linear.multiply_rotated(rotated) for linear in linears]
         rows = Int8Rows(x, first.rotation)
         return [linear.multiply_int8(rows) for linear in linears]
+
+    def release(self) -> None:
+        """Give back the file's pages: the matrix is kept in another form, or not at all."""
+        for array in self._stored:
+            release(array)
 
     def _operand(self) -> tuple[Rotation, bool]:
         """Return what decides the form of the input that is multiplied."""

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from latticeq.jit import IS_JIT
-from latticeq.linear import nest
+from latticeq.linear import nest, tiled
 from latticeq.linear.nest import NestLinear
+from latticeq.linear.packed import make_packed_linear
 from latticeq.linear.unfolded import UNFOLDED, can_unfold
 from latticeq.quantizers.nestquant import NestTensor
 from latticeq.storage.checkpoint import packed
@@ -84,6 +85,17 @@ def test_several_matrices_share_a_kernel(rng: np.random.Generator) -> None:
 def test_what_stays_as_it_is_stored(n: int, k: int, cell: str) -> None:
     assert not is_unfolded(NestLinear(packed(random_nest(20, n, 16, k, cell=cell))))
     assert not is_unfolded(NestLinear(packed(random_nest(20, 64, 16, 4)), runtime="float32"))
+
+
+def test_what_is_kept_in_another_form_gives_its_pages_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[np.ndarray] = []
+    monkeypatch.setattr(tiled, "release", released.append)
+    matrix = packed(random_nest(20, 64, 16, 4))
+    for runtime, wanted in (("packed", True), ("int8", True), ("float32", False)):
+        make_packed_linear(matrix, runtime=runtime)
+        stored = matrix.arrays.values() if wanted else ()
+        assert [id(array) for array in released] == [id(array) for array in stored]
+        released.clear()
 
 
 def test_limits() -> None:
