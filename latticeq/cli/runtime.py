@@ -40,7 +40,7 @@ def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=CHOICES,
         default="auto",
-        help="how packed weights are run: 'packed' multiplies codewords as they are stored, 'int8' "
+        help="how packed weights are run: 'packed' multiplies exactly what is stored, 'int8' "
         "rounds them to a byte a weight at loading (more memory, less decoding), 'float32' decodes "
         "them exactly and rounds no activations (slow: for measurements); 'auto', the default, "
         "takes one of the first two by the format, the cores and the memory, and says which",

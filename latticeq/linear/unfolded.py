@@ -124,12 +124,12 @@ def _unfold(words, indices, width, q, tables, found, sides):  # type: ignore[no-
 @kernel(inline=True)
 def _numbers(word, fifth, k):  # type: ignore[no-untyped-def]
     """Return 2 n of the even and of the odd coordinates of block k of four, as bytes."""
-    even, odd = word << 1, shift_right(word, 3)
     if k == 3:
-        return (even & LOW) | (shift_right(fifth, 1) & HIGH), (odd & LOW) | (
-            shift_right(fifth, 2) & HIGH
-        )
-    return (even & LOW) | (fifth << (5 - 2 * k) & HIGH), (odd & LOW) | (fifth << (4 - 2 * k) & HIGH)
+        high_even, high_odd = shift_right(fifth, 1), shift_right(fifth, 2)
+    else:
+        high_even, high_odd = fifth << (5 - 2 * k), fifth << (4 - 2 * k)
+    low_even, low_odd = (word << 1) & LOW, shift_right(word, 3) & LOW
+    return low_even | (high_even & HIGH), low_odd | (high_odd & HIGH)
 
 
 @kernel(inline=True)
