@@ -303,13 +303,15 @@ def _maker(
 
         return product, matrix.nbytes
     packed = random_packed(name, *shape, seed)
+    first = make_packed_linear(packed, runtime=runtime)
 
     def linear(number: int) -> Product:
+        if number == 0:
+            return first
         arrays = {suffix: array.copy() for suffix, array in packed.arrays.items()}
-        copy = packed if number == 0 else type(packed)(packed.entry, arrays)
-        return make_packed_linear(copy, runtime=runtime)
+        return make_packed_linear(type(packed)(packed.entry, arrays), runtime=runtime)
 
-    return linear, make_packed_linear(packed, runtime=runtime).run_nbytes
+    return linear, first.run_nbytes
 
 
 def _report(rows: Sequence[KernelRow], peaks: Peaks) -> None:

@@ -25,7 +25,7 @@ FEW_CORES = {"voronoi": 8, "nestquantm": 6, "d8": 4}
 
 From the bytes a core decodes in a second beside those that memory delivers to all cores; formats
 without a kernel for one token always take int8, and cell cubic never does. Nor does Voronoi where
-its codewords are laid out anew (`latticeq.linear.unfolded`): that is for matrices of others.
+its codewords are laid out anew: its number is for matrices that `can_unfold` says no to.
 """
 
 _ALWAYS = ("pvq", "int4", "nf4", "mxfp4", "nvfp4")

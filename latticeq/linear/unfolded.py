@@ -1,17 +1,17 @@
 """Voronoi codewords laid out anew when they are loaded, so that few instructions decode them.
 
-To decode a Voronoi codeword is to find a closest point, some sixty instructions for sixteen words.
+To decode a Voronoi codeword is to find a closest point: about sixty instructions for sixteen words.
 So when a matrix is loaded its points are found once. Doubled, the eight coordinates of a point are
 all even or all odd, and -2q <= 2 v < 2q:
 
     2 v_i = 2 n_i + h - 2q,    0 <= n_i < 2q <= 32,    h one bit a block.
 
-That is 41 bits a block in place of 32: with two bits for the scale 5.375 bits a weight, and a third
-of the instructions. Four blocks of sixteen rows are five words a row, the lower four bits of each
-block's n as its digits lie (`latticeq.storage.bits`), then all their fifth bits, that of coordinate
-2j of block k in bit 2k of byte j, and that of coordinate 2j + 1 in bit 2k + 1; and 24 bytes: one a
-row for four scale indices, that of block k in bits 2k and 2k + 1, then two a block for h, a bit a
-row.
+That is 41 bits a block in place of 32: with two bits for the scale 5.375 bits a weight, and about a
+third of the instructions. Four blocks of sixteen rows are five words a row, the lower four bits of
+each block's n as its digits lie (`latticeq.storage.bits`), then all their fifth bits, that of
+coordinate 2j of block k in bit 2k of byte j, and that of coordinate 2j + 1 in bit 2k + 1; and 24
+bytes: one a row for four scale indices, that of block k in bits 2k and 2k + 1, then two a block for
+h, a bit a row.
 
 Bytes, their offset 2q and so every result are those of `latticeq.linear.cell_kernels`.
 """

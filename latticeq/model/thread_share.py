@@ -19,7 +19,7 @@ WINDOW = 0.25
 """Seconds of steps by which it is judged: some ticks of the coarsest process clock."""
 
 ENOUGH = 0.7
-"""Of the cores. On free ones .85 to .97 were seen, with one of two held by a busy loop .5."""
+"""Of the cores. On two free ones mostly .85 to .97 were seen, with one held by a busy loop .5."""
 
 FIRST_REST, LONGEST_REST = 2.0, 30.0
 """Seconds until all threads are tried again: doubled each time that it is in vain."""
