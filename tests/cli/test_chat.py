@@ -22,7 +22,14 @@ from latticeq.model.chat_template import ChatTemplate
 from latticeq.model.loader import load
 from latticeq.model.tokenizer import Tokenizer
 from tests.chat_templates import PLAIN, write_chat_files
-from tests.tiny_model import Outcome, byte_config, latticeq, write_byte_model
+from tests.tiny_llama import random_weights, write_folder
+from tests.tiny_model import (
+    Outcome,
+    byte_config,
+    latticeq,
+    write_byte_model,
+    write_byte_tokenizer,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -288,12 +295,12 @@ class Session:
             self.out += self._new(self.process.stdout)
 
     def read_errors(self, words: bytes, count: int) -> None:
-        """Read until stderr has some words so often; stdout is read too, so it never fills."""
+        """Read until stderr has some words so often, and all of stdout that came before them."""
         end = time.monotonic() + 300
         while self.err.count(words) < count:
             assert time.monotonic() < end, self.err
-            self.out += self._new(self.process.stdout, 0)
             self.err += self._new(self.process.stderr, 0.1)
+            self.out += self._new(self.process.stdout, 0)  # afterwards: a pipe holds no more
 
     def _new(self, stream, seconds: float = 1) -> bytes:
         """Return what there is to read, having waited for something for so long at most."""
@@ -312,12 +319,23 @@ class Session:
         return Outcome(self.process.returncode, *whole)
 
 
+def write_endless_model(folder: Path) -> Path:
+    """Write a model that ends no reply: where one is stopped decides what the next one says."""
+    config = byte_config(max_position_embeddings=10**6)
+    weights = random_weights(config)
+    end = config["eos_token_id"]
+    weights["model.embed_tokens.weight"][end] = 0  # the head too: 255 other logits are not all < 0
+    write_folder(folder, config, weights)
+    write_byte_tokenizer(folder)
+    return write_chat_files(folder, PLAIN)
+
+
 posix = pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 
 
 @posix
 def test_ctrl_c_stops_a_reply_and_keeps_the_session(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model", max_position_embeddings=10**6, eos_token_id=7)
+    folder = write_endless_model(tmp_path / "model")
     with Session(folder, "--max-tokens", "900000", "--temperature", "0") as session:
         session.write("Hello")
         session.read(lambda out: len(out) > 200)
