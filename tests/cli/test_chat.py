@@ -362,7 +362,7 @@ def test_ctrl_c_at_the_prompt_ends_the_session(folder: Path) -> None:
     with Session(folder, *SHORT) as session:
         session.write("Hello")
         session.read(lambda out: out.endswith(b"\n"))
-        time.sleep(0.5)  # until the next line is waited for
+        time.sleep(2)  # until the next line is waited for
         session.interrupt()
         outcome = session.finish()
     assert outcome.code == 0, outcome.err

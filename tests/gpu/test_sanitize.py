@@ -64,6 +64,11 @@ def test_findings_make_the_exit_code(
     out = capsys.readouterr().out
     assert "2 of 2 tests passed" in out
     assert f"{0 if code else 2} of 2 processes clean, 3 tests" in out
+    logs = [tmp_path / "logs" / f"memcheck-{part}.log" for part in range(2)]
+    before = [log.stat().st_mtime_ns for log in logs]
+    assert sanitize.main([*words, "--resume"]) == code
+    again = [log.stat().st_mtime_ns != at for log, at in zip(logs, before, strict=True)]
+    assert again == [code == 1] * 2  # what was clean has not run again
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="compute-sanitizer is not on the PATH"):
         sanitize.run("memcheck", ["a"], tmp_path / "log", 9)
