@@ -2,7 +2,8 @@
 
 The layout is that of `latticeq.model.attention`: here sixteen positions are the lanes of scores,
 and sixteen coordinates those of values. Query heads that share a kv head go together, up to four,
-so that a number of the cache is loaded, and widened from float16, once for them.
+so that a number of the cache is loaded, and widened from float16, once for them; how many is known
+when compiling, from the length of a tuple.
 
 Positions are taken in chunks of a page. Each is finished by itself: its largest score, its sum of
 exponentials and its mix of values; `join` then scales chunks to one largest score, in their order.
@@ -30,7 +31,7 @@ from latticeq.simd import (
     store_strided,
 )
 
-__all__ = ["CHUNK", "append_many", "append_one", "attend_one", "join"]
+__all__ = ["CHUNK", "append_many", "append_one", "attend_one", "join", "together"]
 
 CHUNK = 256
 """Positions of a chunk, and of a page of a longer cache."""
@@ -40,7 +41,7 @@ _ALONE = 1536
 
 
 @kernel(parallel=True)
-def attend_one(q, plan, like, page, kv_heads, seen, out):  # type: ignore[no-untyped-def]
+def attend_one(q, plan, like, page, kv_heads, seen, heads, out):  # type: ignore[no-untyped-def]
     """Let the queries of one token attend to every position of a layer.
 
     Parameters
@@ -57,61 +58,53 @@ def attend_one(q, plan, like, page, kv_heads, seen, out):  # type: ignore[no-unt
         G.
     seen : int
         Positions, the token's own included.
+    heads : tuple
+        `together` of H / G.
     out : (H, K) float32, output
     """
-    heads, width = q.shape
-    shared = heads // kv_heads
-    chunks = -(-seen // CHUNK)
-    mixed = np.empty((kv_heads, chunks, shared, width), np.float32)
-    sums = np.empty((kv_heads, chunks, shared, 2), np.float32)
+    shared, width = len(q) // kv_heads, q.shape[1]
+    n, chunks = -(-shared // len(heads)) * len(heads), -(-seen // CHUNK)
+    asked = q.reshape(kv_heads, shared, width)
+    if n > shared:  # heads that there are not ask with zeros
+        asked = np.zeros((kv_heads, n, width), np.float32)
+        asked[:, :shared] = q.reshape(kv_heads, shared, width)
+    mixed = np.empty((kv_heads, chunks, n, width), np.float32)
+    sums = np.empty((kv_heads, chunks, n, 2), np.float32)
     if kv_heads * seen <= _ALONE:
         for task in range(kv_heads * chunks):
-            g, c = task // chunks, task % chunks
-            where = (g, page, min(CHUNK, seen - c * CHUNK), plan[min(c + 1, chunks - 1), 0])
-            _attend_chunk(q, plan[c], like, where, mixed[g, c], sums[g, c])
+            _attend_chunk(np.int64(task), asked, plan, like, page, seen, heads, mixed, sums)
     else:
         for task in prange(kv_heads * chunks):
-            g, c = task // chunks, task % chunks
-            where = (g, page, min(CHUNK, seen - c * CHUNK), plan[min(c + 1, chunks - 1), 0])
-            _attend_chunk(q, plan[c], like, where, mixed[g, c], sums[g, c])
-    for h in range(heads):
+            _attend_chunk(np.int64(task), asked, plan, like, page, seen, heads, mixed, sums)
+    for h in range(len(q)):
         join(mixed[h // shared, :, h % shared], sums[h // shared, :, h % shared], out[h])
 
 
+def together(shared: int) -> tuple[int, ...]:
+    """Return as many entries as query heads of one kv head go together: even shares, at most 4."""
+    groups = -(-shared // 4)
+    return (0,) * -(-shared // groups)
+
+
 @kernel
-def _attend_chunk(q, addresses, like, where, mixed, sums):  # type: ignore[no-untyped-def]
-    """Do one kv head's share of one page: `where` is kv head, positions of a page, and of those."""
-    g, page, count, addresses_next = where
-    shared, width = mixed.shape
-    keys = addresses[0] + g * page * width * like.itemsize
-    values = addresses[1] + g * page * width * like.itemsize
-    further = addresses_next + g * page * width * like.itemsize
-    weights = np.empty((4, CHUNK), np.float32)
-    done = 0
-    while done < shared:
-        left = shared - done
-        mine, out = q[g * shared + done :], mixed[done:]
-        if left >= 4:
-            _score(mine, keys, like, count, values - keys, 4, weights)
-            _mix(weights, values, like, count, further - values, 4, sums[done:], out)
-            done += 4
-        elif left == 3:
-            _score(mine, keys, like, count, values - keys, 3, weights)
-            _mix(weights, values, like, count, further - values, 3, sums[done:], out)
-            done += 3
-        elif left == 2:
-            _score(mine, keys, like, count, values - keys, 2, weights)
-            _mix(weights, values, like, count, further - values, 2, sums[done:], out)
-            done += 2
-        else:
-            _score(mine, keys, like, count, values - keys, 1, weights)
-            _mix(weights, values, like, count, further - values, 1, sums[done:], out)
-            done += 1
+def _attend_chunk(task, asked, plan, like, page, seen, heads, mixed, sums):  # type: ignore[no-untyped-def]
+    """Do one task: a chunk of positions of one kv head."""
+    _, chunks, n, width = mixed.shape
+    g, chunk = task // chunks, task % chunks
+    count, offset = min(CHUNK, seen - chunk * CHUNK), g * page * width * like.itemsize
+    keys, values = plan[chunk, 0] + offset, plan[chunk, 1] + offset
+    further = plan[min(chunk + 1, chunks - 1), 0] + offset
+    weights = np.empty((len(heads), CHUNK), np.float32)
+    for h in range(0, n, len(heads)):
+        mine = slice(h, h + len(heads))
+        mixes, parts = mixed[g, chunk, mine], sums[g, chunk, mine]
+        _score(asked[g, mine], keys, like, count, values - keys, heads, weights)
+        _mix(weights, values, like, count, further - values, heads, parts, mixes)
 
 
 @kernel(inline=True)
 def _score(q, keys, like, count, ahead, heads, weights):  # type: ignore[no-untyped-def]
-    """Set weights, (4, CHUNK), to the products of a literal number of queries with keys."""
+    """Set weights, (heads, CHUNK), to the products of queries with keys."""
     zero = filled_rows(np.float32(0), heads)
     width, row = q.shape[1], TILE * like.itemsize
     quarter = row // 4
@@ -140,7 +133,7 @@ def _mix(weights, values, like, count, ahead, heads, sums, mixed):  # type: igno
     """Turn scores to weights, and mix values by them: sums (heads, 2), mixed (heads, K)."""
     zero = filled_rows(np.float32(0), heads)
     width, scale = mixed.shape[1], np.float32(1 / np.sqrt(mixed.shape[1]))
-    for h in range(heads):
+    for h in range(len(heads)):
         sums[h, 0], sums[h, 1] = exponentiate_row(weights[h, :count], scale)
     first, row, step = np.int64(weights.ctypes.data), width * like.itemsize, 16 * like.itemsize
     whole = width - width % 64

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from latticeq.errors import InputError
 from latticeq.model.attention import TILE, attend_many
-from latticeq.model.attention_one import CHUNK, append_many, append_one, attend_one
+from latticeq.model.attention_one import CHUNK, append_many, append_one, attend_one, together
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.pages import Pages
 
@@ -163,6 +163,7 @@ class FloatCache(KVCache):
         # Kernels take float16 as its bits.
         self._dtype = np.dtype(np.uint16 if np.dtype(dtype) == np.float16 else np.float32)
         self._page = min(CHUNK, -(-context // TILE) * TILE)
+        self._together = together(config.num_attention_heads // config.num_key_value_heads)
         _, kv_heads, width = self.shape
         parts = [
             ((kv_heads, self._page // TILE, width, TILE), self._dtype),
@@ -223,7 +224,8 @@ class FloatCache(KVCache):
         else:
             append_many(k, v, plan, like, page, self.length)
         if n_tokens == 1 and width % 16 == 0:
-            attend_one(q[0], plan, like, page, kv_heads, self.length + 1, out[0])
+            seen = self.length + 1
+            attend_one(q[0], plan, like, page, kv_heads, seen, self._together, out[0])
         else:
             attend_many(q, plan, like, page, (0, kv_heads, kv_heads), self.length, out)
         return out.reshape(n_tokens, heads * width)

@@ -17,6 +17,7 @@ from latticeq.codes.words import word_tables
 from latticeq.linear.cell_kernels import CELLS
 from latticeq.linear.nest_kernels import repeated_scales
 from latticeq.model.attention import TILE
+from latticeq.model.attention_one import together
 from latticeq.model.config import LlamaConfig
 from latticeq.model.kv.coded import PAGE, CodedCache, Head
 from latticeq.model.kv.coding import KVCoding
@@ -44,7 +45,7 @@ class NestCache(CodedCache):
         self._index_bits = [bit_width(len(code.betas)) for code in codes]
         self._encoders = [_encoder(code) for code in codes]
         self._decoders = (_decoder(codes[0]), _decoder(codes[1]))
-        self._together = _together(config.num_attention_heads // config.num_key_value_heads)
+        self._together = together(config.num_attention_heads // config.num_key_value_heads)
         self._tiles = -(-min(PAGE, context) // LANES)
         grid = (self.shape[1], self._tiles, self.shape[2] // 8)
         parts: list[tuple[tuple[int, ...], DTypeLike]] = []
@@ -119,12 +120,6 @@ class NestCache(CodedCache):
         plan = self._pages.plan[layer]
         self._kernels.decode_head(plan, kind, g, self._tiles, self._decoders[kind], seen, out)
         return out.reshape(-1, width) if kind else out
-
-
-def _together(shared: int) -> tuple[int, ...]:
-    """Return as many entries as query heads of one kv head go together: even shares, at most 4."""
-    groups = -(-shared // 4)
-    return (0,) * -(-shared // groups)
 
 
 def _codes(coding: KVCoding) -> list[NestedCode]:
