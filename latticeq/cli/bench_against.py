@@ -2,8 +2,9 @@
 
 Both run the same prompt length and the same number of decoded tokens after a warm-up of their own,
 once a process, turn by turn: what slows the machine down for a while slows both down, and neither
-ever runs while the other does. Weights are what the two folders and files hold, which is for the
-reader to judge: their sizes are shown.
+ever runs while the other does. llama-bench gets none of the settings that we make for our threads.
+Weights are what the two folders and files hold, which is for the reader to judge: their sizes are
+shown.
 
 llama-bench measures prefill and decoding apart and prints no time to first token. Its time here is
 that of the prompt, prompt tokens / prefill speed: the logits after a prompt are part of it.
@@ -130,7 +131,7 @@ def _run_theirs(
     depths = ("-d", f"0,{args.prompt_tokens}")
     sizes = ("-p", str(args.prompt_tokens), "-n", str(args.decode_tokens), *depths)
     command = (str(binary), "-m", str(gguf), *sizes, "-t", str(threads), "-r", "1", "-o", "json")
-    done = run_process(command)
+    done = run_process(command, environment=machine.foreign_environment())
     if done.code:
         raise LatticeqError(
             f"{binary.name} ended with exit code {done.code}; it wrote\n{_first_lines(done)}"

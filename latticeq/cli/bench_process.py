@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -41,7 +41,11 @@ class Finished:
     peak_rss_mib: float | None
 
 
-def run_process(command: Sequence[str], show_errors: bool = False) -> Finished:
+def run_process(
+    command: Sequence[str],
+    show_errors: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
     """Run a program to its end.
 
     Parameters
@@ -50,6 +54,8 @@ def run_process(command: Sequence[str], show_errors: bool = False) -> Finished:
         The program and its arguments; no shell reads them.
     show_errors : bool
         Let its stderr through, where there is progress to see, instead of returning it.
+    environment : mapping of str to str, optional
+        Its environment; without it, that of this process.
 
     Raises
     ------
@@ -59,7 +65,11 @@ def run_process(command: Sequence[str], show_errors: bool = False) -> Finished:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=None if show_errors else err
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=None if show_errors else err,
+                env=environment,
             )
         except OSError as error:
             raise InputError(f"{command[0]} cannot be run: {error.strerror or error}") from error

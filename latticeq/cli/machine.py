@@ -15,6 +15,7 @@ from latticeq.errors import InputError
 __all__ = [
     "available_memory",
     "cpu_name",
+    "foreign_environment",
     "limit_threads",
     "logical_cores",
     "peak_rss_mib",
@@ -29,6 +30,8 @@ THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""How OpenMP's threads wait: `limit_threads` sets one, `latticeq.jit` both."""
 
 
 def limit_threads(count: int | None) -> int:
@@ -73,6 +76,16 @@ def limit_threads(count: int | None) -> int:
             f"NUMBA_NUM_THREADS={wanted!r}: set it to a whole number from 1, or unset it"
         )
     return int(wanted)
+
+
+def foreign_environment() -> dict[str, str]:
+    """Return the environment for a program that is not ours: nothing about threads.
+
+    Other programs built with OpenMP read the same variables: told to wait as ours do, llama.cpp
+    decodes at a quarter of its speed on two threads.
+    """
+    ours = {*THREAD_VARIABLES, *WAIT_VARIABLES}
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def logical_cores() -> int:

@@ -17,7 +17,8 @@ from tests.tiny_model import latticeq
 SIZES = ("--prompt-tokens", 8, "--decode-tokens", 4)
 
 FAKE = """#!{python}
-import json, sys
+import json, os, sys
+assert not {{"OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}} & set(os.environ)
 words = sys.argv[1:]
 options = dict(zip(words[::2], words[1::2]))
 assert options["-r"] == "1" and options["-o"] == "json"
