@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from latticeq.cli.main import main
-from tests.tiny_llama import CONFIGS, random_weights, write_folder
+from tests.tiny_llama import CONFIGS, Weights, random_weights, write_folder
 
 
 def write_byte_tokenizer(folder: Path) -> None:
@@ -30,10 +30,12 @@ def byte_config(name: str = "tied", **changes: Any) -> dict[str, Any]:
     return CONFIGS[name] | {"vocab_size": 256, "eos_token_id": 0} | changes
 
 
-def write_byte_model(folder: Path, config: Mapping[str, Any] | None = None) -> Path:
-    """Write a model folder with random weights and the tokenizer."""
+def write_byte_model(
+    folder: Path, config: Mapping[str, Any] | None = None, weights: Weights | None = None
+) -> Path:
+    """Write a model folder with weights, random ones by default, and the tokenizer."""
     config = byte_config() if config is None else config
-    write_folder(folder, config, random_weights(config))
+    write_folder(folder, config, random_weights(config) if weights is None else weights)
     write_byte_tokenizer(folder)
     return folder
 

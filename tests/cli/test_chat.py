@@ -22,14 +22,8 @@ from latticeq.model.chat_template import ChatTemplate
 from latticeq.model.loader import load
 from latticeq.model.tokenizer import Tokenizer
 from tests.chat_templates import PLAIN, write_chat_files
-from tests.tiny_llama import random_weights, write_folder
-from tests.tiny_model import (
-    Outcome,
-    byte_config,
-    latticeq,
-    write_byte_model,
-    write_byte_tokenizer,
-)
+from tests.tiny_llama import random_weights
+from tests.tiny_model import Outcome, byte_config, latticeq, write_byte_model
 
 Capture = pytest.CaptureFixture[str]
 
@@ -325,8 +319,7 @@ def write_endless_model(folder: Path) -> Path:
     weights = random_weights(config)
     end = config["eos_token_id"]
     weights["model.embed_tokens.weight"][end] = 0  # the head too: 255 other logits are not all < 0
-    write_folder(folder, config, weights)
-    write_byte_tokenizer(folder)
+    write_byte_model(folder, config, weights)
     return write_chat_files(folder, PLAIN)
 
 
