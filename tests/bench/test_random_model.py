@@ -1,0 +1,28 @@
+"""Models of random codewords: what is written loads as a model of that shape, and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latticeq.model.loader import load
+from latticeq.model.options import REGIMES
+from tests.bench.random_model import CELLS, write_random_model
+from tests.tiny_llama import CONFIGS, random_ids
+from tests.tiny_model import latticeq
+
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_it_runs(regime: str, tmp_path: Path) -> None:
+    config = CONFIGS["llama"] | SMALL
+    write_random_model(tmp_path / "model", config, CELLS[0], regime)
+    model = load(tmp_path / "model")
+    logits = model.logits(random_ids(config, 5))
+    assert logits.shape == (5, config["vocab_size"])
+    assert np.isfinite(logits).all()
+    shown = latticeq("inspect", tmp_path / "model").result
+    assert shown["regime"] == regime
