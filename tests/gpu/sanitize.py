@@ -28,9 +28,6 @@ TOOLS = {
 }
 """And what pytest is told under it."""
 
-EXCLUDED = {"memcheck": (), "racecheck": ("--kernel-name-exclude", "kernel_substring=nvjet")}
-"""cuBLAS's kernels for compute capability 9.0, whose barriers racecheck does not understand."""
-
 PYTEST = (sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:xdist", "-p", "no:benchmark",
           "-p", "no:cacheprovider")  # fmt: skip
 
@@ -85,8 +82,8 @@ def command(tool: str, tests: Sequence[str]) -> tuple[str, ...]:
         sys.exit("compute-sanitizer is not on the PATH; it comes with CUDA's toolkit")
     # Backtraces of the host keep Python's frames, and all that they hold, alive.
     return (program, "--tool", tool, "--target-processes", "all", "--print-limit", "20",
-            "--show-backtrace", "device", *EXCLUDED[tool], *PYTEST, "-q", "--durations=0",
-            *TOOLS[tool], *tests)  # fmt: skip
+            "--show-backtrace", "device", *PYTEST, "-q", "--durations=0", *TOOLS[tool],
+            *tests)  # fmt: skip
 
 
 def run(
