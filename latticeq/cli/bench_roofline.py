@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "draw_roofline", "limits_of", "roof"]
 
 MARKERS = "osDv^<>Ph*X"
-COLOURS = ("#0b6e4f", "#6c757d", "#8e5ea2", "#c44536", "#d98324", "#2b59c3")
+COLOURS = ("#0b6e4f", "#6c757d", "#8e5ea2", "#c44536", "#d98324", "#2b59c3",
+           "#00a3b4", "#d4499e", "#7f5539", "#83a91d", "#5e1224")  # fmt: skip
 
 
 @dataclass(frozen=True)
