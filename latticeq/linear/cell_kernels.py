@@ -24,6 +24,7 @@ import numpy as np
 from latticeq.codes.cell_words import cubic_words_lanes, d8_words_lanes, fixed_words_lanes
 from latticeq.codes.words import decode_words_lanes
 from latticeq.jit import kernel, prange
+from latticeq.linear.int8_kernels import AHEAD
 from latticeq.linear.nest_kernels import prepare_row, scale_index_at, table_rows
 from latticeq.simd import (
     broadcast,
@@ -43,7 +44,6 @@ from latticeq.simd import (
 )
 
 __all__ = [
-    "AHEAD",
     "CELLS",
     "Cell",
     "cubic_codewords",
@@ -53,10 +53,6 @@ __all__ = [
     "store_block",
     "voronoi_codewords",
 ]
-
-
-AHEAD = 2048
-"""Bytes before the words in use that memory is asked for, as the next row group follows at once."""
 
 
 class Cell(NamedTuple):

@@ -31,6 +31,7 @@ from latticeq.simd import (
 from latticeq.transforms.hadamard_kernels import hadamard_row
 
 __all__ = [
+    "AHEAD",
     "dequantize_int8_groups",
     "int8_scale",
     "multiply_int8_row",
@@ -45,8 +46,9 @@ OFFSET = 128
 SMALLEST = np.float32(1e-30)
 """A row whose magnitudes are all below it counts as zero: the inverse of its scale may overflow."""
 
-AHEAD = 2048
-"""Bytes before the weights in use that memory is asked for; the next row group follows at once."""
+AHEAD = 6144
+"""Bytes before those in use that memory is asked for, as the next row group follows at once: more
+than it brings while a request is under way."""
 
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 """Of float32: all bits but the sign, and the bits of infinity."""

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from latticeq.codes.words import ONES
 from latticeq.jit import kernel, prange
 from latticeq.linear.cell_kernels import (
-    AHEAD,
     Cell,
     matrix_of,
     operands_of,
@@ -32,6 +31,7 @@ from latticeq.linear.cell_kernels import (
     store_block,
     voronoi_codewords,
 )
+from latticeq.linear.int8_kernels import AHEAD
 from latticeq.simd import (
     fields_at,
     filled,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-WIDTH, HIDDEN, HEADS, KV_HEADS, TOKENS = 4096, 14336, 32, 8, 512
+from tests.bench.random_gguf import write_random_gguf
+from tests.bench.random_model import config_of
+from tests.tiny_llama import tensor_shapes
+
+TOKENS = 512
+LAYER = {**config_of("8b"), "num_hidden_layers": 1, "vocab_size": 32}
+WIDTH, HIDDEN = LAYER["hidden_size"], LAYER["intermediate_size"]
 KINDS = ("Q4_0", "Q4_K_S")
 FORMATS = ("voronoi q=16 k=4", "cubic q=16 k=8")
 
@@ -81,7 +88,7 @@ def models(llama_bin: Path, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     plain = folder / "layer-f16.gguf"
     if not plain.exists():
-        write_layer(plain)
+        write_random_gguf(plain, LAYER, "F16")
     found = {}
     for kind in KINDS:
         found[kind] = folder / f"layer-{kind}.gguf"
@@ -91,61 +98,12 @@ def models(llama_bin: Path, folder: Path) -> dict[str, Path]:
     return found
 
 
-def write_layer(path: Path) -> None:
-    """Write a model of one layer with random weights in float16."""
-    import gguf
-
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(4096)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_file_type(1)
-    words = [f"<{number}>" for number in range(32)]
-    writer.add_vocab_size(len(words))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(words)
-    writer.add_token_scores([0.0] * len(words))
-    writer.add_token_types([2, 3, 3] + [1] * (len(words) - 3))
-    rng = np.random.default_rng(0)
-    for name, shape in shapes(len(words)).items():
-        values = rng.standard_normal(shape, np.float32) / 64 if len(shape) > 1 else np.ones(shape)
-        writer.add_tensor(name, values.astype(np.float16 if len(shape) > 1 else np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def shapes(words: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the model's tensors by name."""
-    keys = WIDTH // HEADS * KV_HEADS
-    return {
-        "token_embd.weight": (words, WIDTH),
-        "output.weight": (words, WIDTH),
-        "output_norm.weight": (WIDTH,),
-        "blk.0.attn_norm.weight": (WIDTH,),
-        "blk.0.ffn_norm.weight": (WIDTH,),
-        "blk.0.attn_q.weight": (WIDTH, WIDTH),
-        "blk.0.attn_k.weight": (keys, WIDTH),
-        "blk.0.attn_v.weight": (keys, WIDTH),
-        "blk.0.attn_output.weight": (WIDTH, WIDTH),
-        "blk.0.ffn_gate.weight": (HIDDEN, WIDTH),
-        "blk.0.ffn_up.weight": (HIDDEN, WIDTH),
-        "blk.0.ffn_down.weight": (WIDTH, HIDDEN),
-    }
-
-
 def theirs(program: Path, model: Path, threads: int) -> Callable[[], float]:
     """Return what measures the operations a second of llama.cpp's prefill."""
     command = [str(program), "-m", str(model), "-p", str(TOKENS), "-n", "0"]
     command += ["-t", str(threads), "-r", "1", "-o", "json"]
-    matrices = [s for name, s in shapes(0).items() if name.startswith("blk.") and len(s) == 2]
-    weights = sum(rows * columns for rows, columns in matrices)
+    shapes = [shape for name, shape in tensor_shapes(LAYER).items() if ".layers." in name]
+    weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
 
     def run() -> float:
         done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -68,15 +68,15 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="8b", help="default %(default)s")
     parser.add_argument("--format", choices=CELLS, default=CELLS[0], help="default %(default)r")
     parser.add_argument("--regime", choices=REGIMES, default="w", help="default %(default)s")
-    parser.add_argument("--layers", type=int, help="how many instead of all")
     args = parser.parse_args()
-    config = CONFIGS["llama"] | {"max_position_embeddings": 8192, "rope_theta": 5e5}
-    config |= SHAPES[args.shape]
-    if args.layers:
-        config["num_hidden_layers"] = args.layers
-    write_random_model(args.out, config, args.format, args.regime)
+    write_random_model(args.out, config_of(args.shape), args.format, args.regime)
     nbytes = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"{args.out}: {nbytes / 1e6:.1f} MB")
+
+
+def config_of(shape: str) -> dict[str, Any]:
+    """Return the config.json of a model of `SHAPES`."""
+    return {**CONFIGS["llama"], "max_position_embeddings": 8192, "rope_theta": 5e5, **SHAPES[shape]}
 
 
 def write_random_model(
