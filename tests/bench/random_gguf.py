@@ -98,11 +98,12 @@ def _random_tensor(stored: str, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.ones(shape, np.float32)
     if stored == "F16":
         return (rng.standard_normal(shape, np.float32) / np.sqrt(shape[1])).astype(np.float16)
-    # A scale in float16 before 16 bytes of 32 numbers, or after 208 bytes of 256.
-    numbers, size, at, scale = (32, 18, 0, 2.0**-9) if stored == "Q4_0" else (256, 210, 208, 2e-6)
+    # A scale in float16 before 16 bytes of 32 numbers, or after 208 bytes of 256; and how large the
+    # numbers of such random bytes are under a scale of one.
+    numbers, size, at, spread = (32, 18, 0, 4.6) if stored == "Q4_0" else (256, 210, 208, 1400.0)
     blocks = np.frombuffer(rng.bytes(shape[0] * shape[1] // numbers * size), np.uint8)
     blocks = blocks.reshape(shape[0], -1, size).copy()
-    blocks[..., at : at + 2] = np.array([scale], np.float16).view(np.uint8)
+    blocks[..., at : at + 2] = np.array([1 / spread / np.sqrt(shape[1])], np.float16).view(np.uint8)
     return blocks.reshape(shape[0], -1)
 
 
