@@ -92,7 +92,7 @@ def peer_name(name: str) -> str:
 
 
 def _random_tensor(stored: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return numbers near one over the root of a row's length, or the bytes of blocks of them."""
+    """Return norms of ones, or rows of length one or so: numbers, or the bytes of their blocks."""
     rng = np.random.default_rng(0)
     if stored == "F32":
         return np.ones(shape, np.float32)

@@ -83,22 +83,37 @@ def write_random_model(
     folder: Path, config: Mapping[str, Any], format_name: str, regime: str
 ) -> None:
     """Write a checkpoint of random codewords, one matrix in memory at a time."""
-    names = {"shaping" if k == "format" else k: v for k, v in RANDOM_FORMATS[format_name].items()}
-    options = Options(regime=regime, q=names["q"], k=names["k"], shaping=names["shaping"])
+    cell = RANDOM_FORMATS[format_name]
+    options = Options(regime=regime, q=cell["q"], k=cell["k"], shaping=cell["format"])
     coding = options.run_coding()
     shapes = tensor_shapes(config)
-    entries = {
-        name: RANDOM_FORMATS[format_name if ".layers." in name else TABLE] | {"shape": list(shape)}
-        for name, shape in shapes.items()
-        if len(shape) == 2
-    }
-    floats = {name: shape for name, shape in shapes.items() if len(shape) == 1}
     if coding.cache is not None and coding.cache.key_offset:
         heads = config["num_key_value_heads"], config["head_dim"]
         for layer in range(config["num_hidden_layers"]):
-            floats[f"model.layers.{layer}.self_attn.key_offset"] = heads
+            shapes[f"model.layers.{layer}.self_attn.key_offset"] = heads
+    entries = {
+        name: RANDOM_FORMATS[format_name if ".layers." in name else TABLE] | {"shape": list(shape)}
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.endswith(".weight")
+    }
+    floats = {name: shape for name, shape in shapes.items() if name not in entries}
     folder.mkdir(parents=True)
-    with SafetensorsWriter(folder / "model.safetensors", {"format": "pt"}) as writer:
+    _write_weights(folder / "model.safetensors", floats, entries, format_name)
+    quantized = {"quant_method": "latticeq", "format_version": FORMAT_VERSION, "regime": regime}
+    quantized |= {"method": "nestquant", "tensors": entries, **coding.to_config()}
+    whole = {**config, "quantization_config": quantized}
+    (folder / "config.json").write_text(json.dumps(whole), "utf-8")
+    write_byte_tokenizer(folder)
+
+
+def _write_weights(
+    path: Path,
+    floats: Mapping[str, tuple[int, ...]],
+    entries: Mapping[str, Mapping[str, Any]],
+    format_name: str,
+) -> None:
+    """Write norms of ones, offsets of zeros and random codes."""
+    with SafetensorsWriter(path, {"format": "pt"}) as writer:
         for name, shape in floats.items():
             writer.declare(name, "F32", shape)
         for name, entry in entries.items():
@@ -109,11 +124,6 @@ def write_random_model(
             writer.write(name, np.full(shape, full, np.float32))
         for name, array in _random_codes(entries, format_name):
             writer.write(name, array)
-    quantized = {"quant_method": "latticeq", "format_version": FORMAT_VERSION, "regime": regime}
-    quantized |= {"method": "nestquant", "tensors": entries, **coding.to_config()}
-    whole = {**config, "quantization_config": quantized}
-    (folder / "config.json").write_text(json.dumps(whole), "utf-8")
-    write_byte_tokenizer(folder)
 
 
 def _random_codes(

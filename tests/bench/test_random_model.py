@@ -1,4 +1,4 @@
-"""Models of random codewords: what is written loads as a model of that shape, and runs."""
+"""Models of random codewords load and run; llama.cpp's of random weights have the same shapes."""
 
 from __future__ import annotations
 
