@@ -1,10 +1,11 @@
 """Products of 512 tokens beside llama.cpp's: ``python -m tests.bench.peers LLAMA_BIN FOLDER``.
 
-LLAMA_BIN is the folder with llama-quantize and llama-bench, FOLDER one for models (700 MB). A model
-of one layer of the shape of Llama-3-8B, random weights and hardly any vocabulary, is written once
-and quantized by llama.cpp; the speed of its prefill is that of the layer's products, attention and
-all else being small beside them. Our products are those of matrices 4096 x 14336, rotation and
-rounding of the tokens included. All take turns.
+LLAMA_BIN is the folder with llama-quantize and llama-bench, FOLDER one for models (2.1 GB). Models
+of one and of two layers of the shape of Llama-3-8B, random weights and hardly any vocabulary, are
+written once and quantized by llama.cpp. What the second layer adds to the time of a prefill is that
+of a layer's products, attention and all else being small beside them; one layer alone would not do,
+as llama.cpp takes most of the last one only for the last token. Our products are those of matrices
+4096 x 14336, rotation and rounding of the tokens included. All take turns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.tiny_llama import tensor_shapes
 
 TOKENS = 512
 LAYER = {**config_of("8b"), "num_hidden_layers": 1, "vocab_size": 32}
+LAYERS = (1, 2)
 WIDTH, HIDDEN = LAYER["hidden_size"], LAYER["intermediate_size"]
 KINDS = ("Q4_0", "Q4_K_S")
 FORMATS = ("voronoi q=16 k=4", "cubic q=16 k=8")
@@ -45,8 +47,8 @@ def main() -> None:
 
     set_threads(args.threads)
     runs: dict[str, Callable[[], float]] = dict(ours())
-    for kind, path in models(args.llama_bin, args.folder).items():
-        runs[f"llama.cpp {kind}"] = theirs(args.llama_bin / "llama-bench", path, args.threads)
+    for kind, paths in models(args.llama_bin, args.folder).items():
+        runs[f"llama.cpp {kind}"] = theirs(args.llama_bin / "llama-bench", paths, args.threads)
     found: dict[str, list[float]] = {name: [] for name in runs}
     peaks = [measure_peaks().int8 / 1e9]
     for _ in range(args.repeats):
@@ -83,31 +85,36 @@ def speed(work: Callable[[], object]) -> float:
     return 2 * WIDTH * HIDDEN * TOKENS / (time.perf_counter() - start)
 
 
-def models(llama_bin: Path, folder: Path) -> dict[str, Path]:
-    """Return llama.cpp's models by their kind, made if they are not there."""
+def models(llama_bin: Path, folder: Path) -> dict[str, list[Path]]:
+    """Return llama.cpp's models of each kind, by `LAYERS`, made if they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = folder / "layer-f16.gguf"
-    if not plain.exists():
-        write_random_gguf(plain, LAYER, "F16")
-    found = {}
-    for kind in KINDS:
-        found[kind] = folder / f"layer-{kind}.gguf"
-        if not found[kind].exists():
-            command = [llama_bin / "llama-quantize", "--pure", plain, found[kind], kind]
-            subprocess.run(command, check=True, stdout=sys.stderr)
+    found: dict[str, list[Path]] = {kind: [] for kind in KINDS}
+    for layers in LAYERS:
+        plain = folder / f"layers-{layers}-f16.gguf"
+        if not plain.exists():
+            write_random_gguf(plain, {**LAYER, "num_hidden_layers": layers}, "F16")
+        for kind, paths in found.items():
+            paths.append(folder / f"layers-{layers}-{kind}.gguf")
+            if not paths[-1].exists():
+                command = [llama_bin / "llama-quantize", "--pure", plain, paths[-1], kind]
+                subprocess.run(command, check=True, stdout=sys.stderr)
     return found
 
 
-def theirs(program: Path, model: Path, threads: int) -> Callable[[], float]:
-    """Return what measures the operations a second of llama.cpp's prefill."""
-    command = [str(program), "-m", str(model), "-p", str(TOKENS), "-n", "0"]
-    command += ["-t", str(threads), "-r", "1", "-o", "json"]
+def theirs(program: Path, paths: Sequence[Path], threads: int) -> Callable[[], float]:
+    """Return what measures the operations a second of a layer of llama.cpp's prefill."""
     shapes = [shape for name, shape in tensor_shapes(LAYER).items() if ".layers." in name]
     weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
 
-    def run() -> float:
+    def seconds(model: Path) -> float:
+        command = [str(program), "-m", str(model), "-p", str(TOKENS), "-n", "0"]
+        command += ["-t", str(threads), "-r", "1", "-o", "json"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return 2 * weights * float(json.loads(done.stdout)[0]["avg_ts"])
+        return TOKENS / float(json.loads(done.stdout)[0]["avg_ts"])
+
+    def run() -> float:
+        one, two = map(seconds, paths)
+        return 2 * weights * TOKENS / (two - one)
 
     return run
 
